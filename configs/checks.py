@@ -1,0 +1,132 @@
+"""Checks of values: every mistake that can be found before data is read or anything computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from configs.schema import EvalConfig, TrainConfig
+from linearconv.engine.precision import PRECISIONS
+from linearconv.errors import UserError
+from linearconv.layer import EXECUTIONS, INITS
+from models import Variant, check_variant
+
+
+def check(config: TrainConfig | EvalConfig) -> None:
+    """Refuse a config that cannot be run as it is meant.
+
+    Raises:
+        UserError: names the key, what was expected and what to do.
+    """
+    if isinstance(config, EvalConfig):
+        _check_eval(config)
+    else:
+        _check_numbers(config)
+        _check_choices(config)
+        _check_variant(config)
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    recipe, regularizer, dataset = config.recipe, config.regularizer, config.dataset
+    positive = {
+        "recipe.epochs": recipe.epochs,
+        "recipe.batch_size": recipe.batch_size,
+        "recipe.lr": recipe.lr,
+        "recipe.lr_decay_every": recipe.lr_decay_every,
+        "recipe.lr_decay_factor": recipe.lr_decay_factor,
+        "regularizer.every": regularizer.every,
+        "runtime.eval_batch_size": config.runtime.eval_batch_size,
+        "runtime.threads": config.runtime.threads,
+        "max_minutes": config.max_minutes,
+        "image_every": config.image_every,
+        "dataset.limit_train": dataset.limit_train,
+        "dataset.limit_test": dataset.limit_test,
+    }
+    for key, value in positive.items():
+        _require(
+            value is None or (value > 0 and math.isfinite(value)),
+            f"{key} must be above 0, got {value}",
+        )
+    _require(
+        regularizer.strength > 0 and math.isfinite(regularizer.strength),
+        f"regularizer.strength must be above 0, got {regularizer.strength}; variant=L and "
+        "variant=Conv train without the correlation loss",
+    )
+    _require(
+        0 <= recipe.val_fraction < 1,
+        f"recipe.val_fraction must be at least 0 and below 1, got {recipe.val_fraction}",
+    )
+    _require(config.seed >= 0, f"seed must be at least 0, got {config.seed}")
+    _require(
+        0 < config.alpha < 1,
+        f"alpha must lie between 0 and 1, both excluded, got {config.alpha}; it is the share of "
+        "primary filters (variant=Conv is what alpha=1 would be)",
+    )
+
+
+def _check_choices(config: TrainConfig) -> None:
+    _require_choice("precision", config.precision, PRECISIONS)
+    _require_choice("runtime.execution", config.runtime.execution, EXECUTIONS)
+    _require_choice("recipe.optimizer", config.recipe.optimizer, ("adam",))
+    _require_choice("variant.widths", config.variant.widths, ("model", "matched"))
+    _check_device(config.device)
+
+
+def _check_variant(config: TrainConfig) -> None:
+    variant = config.variant
+    if variant.name == "LRr":
+        _require(
+            variant.rank is not None and variant.rank > 0,
+            f"variant.rank must be above 0, got {variant.rank}; variant=Lr has no rank",
+        )
+    else:
+        _require(
+            variant.rank is None,
+            f"variant.rank={variant.rank} belongs to variant=LRr, got variant={variant.name}",
+        )
+    if variant.linear:
+        _require_choice("variant.init", variant.init, INITS)
+    else:
+        _require(
+            variant.init is None,
+            f"variant.init={variant.init} belongs to the variants L, Lr and LRr, "
+            f"got variant={variant.name}",
+        )
+    check_variant(
+        config.model.name,
+        Variant(linear=variant.linear, alpha=config.alpha, widths=variant.widths),
+    )
+
+
+def _check_eval(config: EvalConfig) -> None:
+    _require(
+        (config.run is None) != (config.checkpoint is None),
+        "give either run=<run_id> or checkpoint=<path>",
+    )
+    _require_choice("weights", config.weights, ("best", "last"))
+    _require(config.batch_size > 0, f"batch_size must be above 0, got {config.batch_size}")
+    _check_device(config.device)
+
+
+def _check_device(device: str) -> None:
+    kind, _, index = device.partition(":")
+    known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
+    _require(known, f"device must be auto, cpu, cuda or cuda:N, got {device}")
+    if kind == "cuda":
+        import torch
+
+        count = torch.cuda.device_count()
+        _require(
+            int(index or 0) < count,
+            f"device={device} is not there: torch sees {count} CUDA device(s); use device=cpu or "
+            "install a torch that fits the driver",
+        )
+
+
+def _require_choice(key: str, value: object, choices: Collection[str]) -> None:
+    _require(value in choices, f"{key} must be one of {', '.join(choices)}, got {value}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

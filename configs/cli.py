@@ -1,0 +1,114 @@
+"""One wrapper around `hydra.main`: messages instead of tracebacks, and exit codes that tell.
+
+0: done (or already done). 1: a run failed. 2: a user's mistake. 75: stopped by a time limit,
+call again to go on. 130: interrupted, likewise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from configs.checks import check
+from configs.compose import CONFIG_DIR, VERSION_BASE, compose, to_config, user_errors
+from linearconv.errors import UserError
+
+FAILED, MISTAKE, OUT_OF_TIME, INTERRUPTED = 1, 2, 75, 130
+
+Job = Callable[[Any, list[str]], int]
+"""Runs one config, given its overrides too; returns an exit code."""
+
+
+def run_main(config_name: str, job: Job) -> NoReturn:
+    """Run `job` for the command line's config, or for each of a multirun's, and exit.
+
+    In a multirun a failed job does not stop the others; all failures are listed at the end.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    outcomes: list[tuple[list[str], int]] = []
+
+    def task(composed: DictConfig) -> int:
+        overrides = list(HydraConfig.get().overrides.task)
+        code = _run_job(job, composed, overrides)
+        outcomes.append((overrides, code))
+        return code
+
+    main = hydra.main(config_path=str(CONFIG_DIR), config_name=config_name,
+                      version_base=VERSION_BASE)(task)  # fmt: skip
+    try:
+        with user_errors():
+            main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(_exit_code(outcomes))
+
+
+def _run_job(job: Job, composed: DictConfig, overrides: list[str]) -> int:
+    try:
+        config = to_config(composed)
+        check(config)
+        return job(config, overrides)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+def _exit_code(outcomes: list[tuple[list[str], int]]) -> int:
+    bad = [(overrides, code) for overrides, code in outcomes if code != 0]
+    if len(outcomes) <= 1:
+        return bad[0][1] if bad else 0
+    if bad:
+        print(f"{len(bad)} of {len(outcomes)} runs did not finish:", file=sys.stderr)
+    for overrides, code in bad:
+        print(f"  exit code {code}: {' '.join(overrides)}", file=sys.stderr)
+    codes = {code for _, code in bad}
+    return codes.pop() if len(codes) == 1 else (FAILED if codes else 0)
+
+
+class CheckEveryJob(Callback):
+    """Composes and checks every job of a multirun before the first one starts."""
+
+    def on_multirun_start(self, config: DictConfig, config_name: str, **kwargs: Any) -> None:
+        """Exit with one message that lists every job that could not run."""
+        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            return  # another sweeper decides on its jobs as it goes
+        mistakes = []
+        try:
+            jobs = _jobs(list(config.hydra.overrides.task))
+        except UserError as error:
+            jobs, mistakes = [], [str(error)]
+        for overrides in jobs:
+            try:
+                compose(overrides, config_name)
+            except UserError as error:
+                mistakes.append(f"{' '.join(overrides)}: {error}")
+        if mistakes:
+            print("nothing was started:", *mistakes, sep="\n", file=sys.stderr)
+            sys.exit(MISTAKE)  # Hydra swallows any other exception of a callback
+
+
+def _jobs(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, expanded as Hydra's basic sweeper does."""
+    with user_errors():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        return jobs

@@ -1,0 +1,78 @@
+"""From overrides to a checked config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.checks import check
+from configs.schema import DatasetConfig, EvalConfig, TrainConfig, register_schemas
+from linearconv.errors import UserError
+
+CONFIG_DIR = Path(__file__).resolve().parent
+VERSION_BASE = "1.3"
+
+register_schemas()
+
+
+def compose(overrides: Sequence[str], config_name: str = "train") -> TrainConfig | EvalConfig:
+    """The config that `python train.py <overrides>` runs with.
+
+    Args:
+        overrides: as on the command line, e.g. ["model=base", "variant=Lr", "alpha=0.25"].
+        config_name: "train" or "eval".
+
+    Raises:
+        UserError: an unknown key or choice, a wrong type, or a value that makes no sense.
+    """
+    with user_errors():
+        config = to_config(compose_raw(list(overrides), config_name))
+        check(config)
+        return config
+
+
+def compose_raw(overrides: list[str], config_name: str) -> DictConfig:
+    """Hydra's own composition, inside a Hydra application or outside of one."""
+    if GlobalHydra.instance().is_initialized():
+        context = nullcontext()
+    else:
+        context = hydra.initialize_config_dir(str(CONFIG_DIR), version_base=VERSION_BASE)
+    with context:
+        return hydra.compose(config_name, overrides)
+
+
+def to_config(composed: DictConfig) -> TrainConfig | EvalConfig:
+    """Hydra's tree as the dataclasses of `configs.schema`, interpolations resolved."""
+    return OmegaConf.to_object(composed)
+
+
+def dataset_config(name: str) -> DatasetConfig:
+    """A dataset's config alone, as configs/dataset/<name>.yaml has it.
+
+    Raises:
+        UserError: there is no such dataset; the choices are listed.
+    """
+    known = sorted(path.stem for path in (CONFIG_DIR / "dataset").glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown dataset {name!r}; choose from {', '.join(known)}")
+    values = OmegaConf.load(CONFIG_DIR / "dataset" / f"{name}.yaml")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), values))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf say about overrides into `UserError`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        messages = [str(error)]
+        if error.__cause__ is not None and str(error.__cause__) not in messages[0]:
+            messages.append(str(error.__cause__))
+        raise UserError("\n".join(messages)) from None

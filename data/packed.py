@@ -1,0 +1,163 @@
+"""A dataset as one `.npz` file: written once, checked and put into canonical order when read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.spec import DatasetSpec
+from linearconv.errors import UserError
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, H, W, C) uint8 and labels (N,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded dataset in canonical order.
+
+    Attributes:
+        train: training images and labels.
+        test: test images and labels.
+        classes: name of each label.
+        digest: sha256 of the whole dataset, whatever was cut off it since.
+        val: training images held out for a clean model selection, or None.
+    """
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    digest: str
+    val: Split | None = None
+
+    def limited(self, train: int | None, test: int | None) -> Dataset:
+        """Only the first so many images, in canonical order, of each split (None: all)."""
+        return replace(self, train=self.train[:train], test=self.test[:test])
+
+    def hold_out(self, fraction: float) -> Dataset:
+        """Move the last `fraction` of the training images, in canonical order, to `val`."""
+        count = round(fraction * len(self.train))
+        if count == 0:
+            return self
+        kept = len(self.train) - count
+        return replace(self, train=self.train[:kept], val=self.train[kept:])
+
+
+def packed_path(name: str, root: Path) -> Path:
+    """Where the packed file of a dataset lies."""
+    return root / f"{name}.npz"
+
+
+def how_to_get(name: str, root: Path) -> str:
+    """The two ways to get a dataset, for error messages."""
+    return (
+        f"Either run `python scripts/data.py {name}` where there is a network "
+        f"(it downloads the official files and packs them), "
+        f"or copy {name}.npz, packed so on another machine, into {root.resolve()}/"
+    )
+
+
+def write_packed(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a dataset's arrays (see `KEYS`) as one uncompressed .npz, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
+    """Read, check and canonically order `<root>/<name>.npz`.
+
+    Raises:
+        UserError: the file is missing, damaged or not the dataset that `spec` describes.
+    """
+    path = packed_path(spec.name, root)
+    arrays = _read_arrays(path, spec, root)
+    for key, expected in _expected(spec).items():
+        actual = (arrays[key].shape, arrays[key].dtype.name)
+        if actual != expected:
+            raise UserError(
+                f"{path}: {key} has shape {actual[0]} and type {actual[1]}, expected "
+                f"{expected[0]} and {expected[1]} for {spec.name}. {how_to_get(spec.name, root)}"
+            )
+    for key in ("train_labels", "test_labels"):
+        low, high = arrays[key].min(), arrays[key].max()
+        if low < 0 or high >= spec.classes:
+            raise UserError(
+                f"{path}: {key} holds labels from {low} to {high}, expected 0 to "
+                f"{spec.classes - 1}. {how_to_get(spec.name, root)}"
+            )
+    train = _canonical(Split(arrays["train_images"], arrays["train_labels"]))
+    test = _canonical(Split(arrays["test_images"], arrays["test_labels"]))
+    return Dataset(train, test, tuple(map(str, arrays["classes"])), _digest(train, test))
+
+
+def _read_arrays(path: Path, spec: DatasetSpec, root: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file.files]
+            if not missing:
+                # Reading a member to its end also checks its CRC-32.
+                return {key: file[key] for key in KEYS}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. {how_to_get(spec.name, root)}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(
+            f"{path} is truncated or damaged ({error}); expected the packed {spec.name}. "
+            f"Delete it first. {how_to_get(spec.name, root)}"
+        ) from None
+    raise UserError(
+        f"{path} lacks {', '.join(missing)}; expected the arrays {', '.join(KEYS)}. "
+        f"{how_to_get(spec.name, root)}"
+    )
+
+
+def _expected(spec: DatasetSpec) -> dict[str, tuple[tuple[int, ...], str]]:
+    image = (spec.image_size, spec.image_size, spec.channels)
+    return {
+        "train_images": ((spec.train_size, *image), "uint8"),
+        "train_labels": ((spec.train_size,), "int64"),
+        "test_images": ((spec.test_size, *image), "uint8"),
+        "test_labels": ((spec.test_size,), "int64"),
+    }
+
+
+def _canonical(split: Split) -> Split:
+    """Sort by (sha256 of the image's bytes, label): the same order whatever the file's was."""
+    rows = np.ascontiguousarray(split.images).reshape(len(split), -1)
+    digests = [hashlib.sha256(row).digest() for row in rows]
+    order = sorted(range(len(split)), key=lambda i: (digests[i], split.labels[i]))
+    return split[np.array(order, dtype=np.int64)]
+
+
+def _digest(*splits: Split) -> str:
+    """sha256 over the splits, sample by sample: image bytes, then the label (int64, little-endian)."""
+    digest = hashlib.sha256()
+    for split in splits:
+        pixels = split.images.reshape(len(split), -1)
+        labels = split.labels.astype("<i8").reshape(-1, 1).view(np.uint8)
+        digest.update(np.concatenate([pixels, labels], axis=1))
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""What is known of a dataset before its file is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Augmentation:
+    """How a training image is varied, and a test image brought to 32x32 (paper, section 4.2).
+
+    Attributes:
+        train_padding: zeros added on each side before the random 32x32 crop, in pixels.
+        test_padding: zeros added on each side of a test image, in pixels.
+        flip: whether half the training images are mirrored left to right.
+    """
+
+    train_padding: int = 4
+    test_padding: int = 0
+    flip: bool = False
+
+
+@dataclass
+class Normalisation:
+    """Per-channel mean and standard deviation of the training pixels / 255, shape (C,) each."""
+
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+
+
+@dataclass
+class DatasetSpec:
+    """A dataset's facts: configs/dataset/<name>.yaml holds one.
+
+    Attributes:
+        name: what users call it, and the stem of its packed file.
+        revision: bumped when the meaning of this file changes, which voids older records.
+        classes: number of classes.
+        channels: C of the images.
+        image_size: height and width of the stored images, in pixels.
+        train_size: number of training images.
+        test_size: number of test images.
+        normalisation: subtracted and divided by, per channel.
+        augmentation: crop and flip.
+        digest: sha256 of the data in canonical order, or None where it is not yet known.
+    """
+
+    name: str
+    revision: int
+    classes: int
+    channels: int
+    image_size: int
+    train_size: int
+    test_size: int
+    normalisation: Normalisation
+    augmentation: Augmentation
+    digest: str | None = None

@@ -1,0 +1,19 @@
+"""LinearConv: a convolution that stores some filters and generates the rest from them.
+
+Kahatapitiya and Rodrigo, "Exploiting the Redundancy in Convolutional Filters for Parameter
+Reduction". The layer needs torch alone; `linearconv.engine` is the training code of this
+repository and is imported only where it is asked for.
+"""
+
+from linearconv.convert import fuse, set_execution
+from linearconv.layer import LinearConv2d
+from linearconv.regularizer import RegularizedConv2d, correlation_loss, model_correlation_loss
+
+__all__ = [
+    "LinearConv2d",
+    "RegularizedConv2d",
+    "correlation_loss",
+    "fuse",
+    "model_correlation_loss",
+    "set_execution",
+]

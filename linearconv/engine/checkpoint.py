@@ -1,0 +1,151 @@
+"""Checkpoints at epoch boundaries, and the lock that keeps a run to one process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linearconv.engine.files import atomic_write
+from linearconv.errors import UserError
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+"""How many of the last checkpoints stay: the one before the last is a spare."""
+
+HEARTBEAT_S = 30.0
+"""Seconds between two signs of life of a lock's holder."""
+
+STALE_S = 600.0
+"""Age in seconds of the last sign of life at which another host's lock counts as dead."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `epoch-NNNN.pt` (the last two) and `best.pt`.
+
+    Args:
+        folder: the run's own folder; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def best(self) -> Path:
+        """Where the best weights lie."""
+        return self.folder / "best.pt"
+
+    def epochs(self) -> list[Path]:
+        """The epoch checkpoints, oldest first."""
+        return sorted(self.folder.glob("epoch-*.pt"))
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Write the checkpoint after `epoch` epochs (0: before the first), drop the older ones."""
+        save(self.folder / f"epoch-{epoch:04d}.pt", state)
+        for old in self.epochs()[:-KEPT]:
+            old.unlink()
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The newest readable checkpoint, or None; an unreadable one is named and passed over."""
+        for path in reversed(self.epochs()):
+            try:
+                return load(path)
+            except UserError as error:
+                log.warning("%s; trying the checkpoint before it", error)
+        return None
+
+    def clear(self) -> None:
+        """Delete all checkpoints of the run."""
+        for path in [*self.epochs(), self.best]:
+            path.unlink(missing_ok=True)
+
+    def move_to(self, folder: Path) -> None:
+        """Replace the checkpoints in `folder` by these."""
+        Checkpoints(folder).clear()
+        for path in [*self.epochs(), self.best]:
+            path.replace(folder / path.name)
+        self.folder.rmdir()
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, all or nothing."""
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU; holds tensors and plain values, no code.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # torch reports damage with many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint {path} cannot be read ({reason})") from None
+
+
+class Locked(Exception):
+    """Another live process works on the run; the message says which."""
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a run's lock file, or raise `Locked`.
+
+    On one host the kernel's file lock decides, which dies with its process. For file systems
+    that do not share such locks between hosts, the holder also writes its host and process into
+    the file and touches it every `HEARTBEAT_S`; a lock of another host counts as stale when its
+    last touch is older than `STALE_S`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked(_holder(path)) from None
+        elsewhere = _read_holder(path).get("host", socket.gethostname()) != socket.gethostname()
+        if elsewhere and time.time() - path.stat().st_mtime < STALE_S:
+            raise Locked(_holder(path))
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        file.flush()
+        stop = threading.Event()
+        beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            file.truncate(0)
+
+
+def _heartbeat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_S):
+        os.utime(path)
+
+
+def _read_holder(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _holder(path: Path) -> str:
+    holder = _read_holder(path)
+    return f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"

@@ -1,0 +1,80 @@
+"""Where and with what a process trained."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linearconv.engine.device import device_name
+
+CODE = Path(__file__).resolve().parents[2]
+"""The checkout's root, where the package is installed editable from one."""
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
+
+
+def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
+    """What a record says of one process: `known`, then time, machine, versions and commit.
+
+    Args:
+        device: the device that trains.
+        known: what only the caller knows: overrides, runtime, dataset path.
+    """
+    return {
+        **known,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "device": device_name(device),
+        "device_kind": device.type,
+        "driver": _driver(device),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version()} | _package_versions(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        **git_state(),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """The code's commit, and whether it differs from it anywhere outside results/."""
+    commit = _output("git", "-C", str(CODE), "rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": None, "git_dirty": None}
+    changes = _output("git", "-C", str(CODE), "status", "--porcelain", "--", ".", ":!results")
+    return {"git_commit": commit, "git_dirty": bool(changes)}
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _driver(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    answer = _output(*query)
+    return answer.splitlines()[0] if answer else None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, or None where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"provenance: {command[0]}: {error}", file=sys.stderr)
+        return None
+    return done.stdout.strip()

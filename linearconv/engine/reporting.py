@@ -1,0 +1,161 @@
+"""Who watches a run: the terminal and TensorBoard."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from linearconv.engine.filters import filter_artifacts
+
+Entry = dict[str, Any]
+
+
+class Observer(Protocol):
+    """Is told of a run's progress; `entry` is the epoch's object in the record's curve."""
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        """Epoch `epoch` of `epochs`, counted from 1, with `steps` batches, begins."""
+
+    def step_done(self) -> None:
+        """One batch has been handed to the device."""
+
+    def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
+        """The epoch is trained and evaluated."""
+
+    def close(self) -> None:
+        """The run has ended, one way or another."""
+
+
+def describe(entry: Entry, epochs: int, images_per_s: float) -> str:
+    """One line about a finished epoch."""
+    correlation = entry["correlation_loss"]
+    parts = [
+        f"epoch {entry['epoch']}/{epochs}",
+        f"loss {entry['train_loss']:.4f}",
+        "" if correlation is None else f"correlation {correlation:.1f}",
+        f"lr {entry['lr']:.0e}",
+        f"val {entry['val_acc']:.2f} %" if "val_acc" in entry else "",
+        f"test {entry['test_acc']:.2f} %",
+        f"{images_per_s:.0f} images/s",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+class Lines:
+    """One line per epoch, for log files."""
+
+    def __init__(self) -> None:
+        self._epochs = 0
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        """Remember the number of epochs."""
+        self._epochs = epochs
+
+    def step_done(self) -> None:
+        """Nothing: a line per batch would drown the rest."""
+
+    def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
+        """Print the line."""
+        print(describe(entry, self._epochs, images_per_s), flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class ProgressBar:
+    """A live bar over the batches of the run, and the last epoch's line beside it."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn,
+        )  # fmt: skip
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("batches"),
+            TimeRemainingColumn(),
+        )
+        self._task: Any = None
+        self._epochs = 0
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        """Open the bar at the first epoch of this process, name the epoch at each."""
+        self._epochs = epochs
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task("", total=epochs * steps)
+        self._progress.update(
+            self._task, description=f"epoch {epoch}/{epochs}", completed=(epoch - 1) * steps
+        )
+
+    def step_done(self) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task)
+
+    def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
+        """Print the epoch's line above the bar."""
+        self._progress.console.print(describe(entry, self._epochs, images_per_s), highlight=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+def console() -> Observer:
+    """A progress bar on a terminal, one line per epoch elsewhere."""
+    return ProgressBar() if sys.stdout.isatty() else Lines()
+
+
+class TensorBoard:
+    """Writes the curve as scalars, and filters and correlations as images.
+
+    Args:
+        folder: the run's log folder.
+        first_epoch: the first epoch that this process trains; what a killed process logged of
+            it or later ones is hidden.
+        images_every: epochs between two sets of images.
+    """
+
+    def __init__(self, folder: Path, *, first_epoch: int, images_every: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(folder, purge_step=first_epoch)
+        self._images_every = images_every
+
+    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
+        """Nothing to log yet."""
+
+    def step_done(self) -> None:
+        """Nothing: a value per batch would make the host wait for the device."""
+
+    def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
+        """Log one point of every curve, and now and then the images."""
+        epoch = entry["epoch"]
+        for key, value in entry.items():
+            if key != "epoch" and value is not None:
+                self._writer.add_scalar(key, value, epoch)
+        self._writer.add_scalar("images_per_s", images_per_s, epoch)
+        if epoch == 1 or epoch % self._images_every == 0:
+            self._add_images(epoch, model)
+        self._writer.flush()
+
+    def _add_images(self, epoch: int, model: nn.Module) -> None:
+        arrays = filter_artifacts(model)
+        primary = arrays["filters"][: arrays["primary"][0]].astype("float32")
+        low, high = primary.min(), primary.max()
+        primary = (primary - low) / max(high - low, 1e-12)
+        if primary.shape[1] != 3:
+            primary = primary[:, :1]
+        self._writer.add_images(f"primary_filters/{arrays['layers'][0]}", primary, epoch)
+        for i, layer in enumerate(arrays["layers"]):
+            matrix = abs(arrays[f"correlation_{i}"].astype("float32")).clip(0, 1)
+            self._writer.add_image(f"correlation/{layer}", matrix, epoch, dataformats="HW")
+
+    def close(self) -> None:
+        """Flush the log."""
+        self._writer.close()

@@ -1,0 +1,102 @@
+"""One training step, and the evaluation of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearconv.engine.precision import autocast
+from linearconv.regularizer import model_correlation_loss
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """When and how strongly the correlation loss is added (paper, section 4.2).
+
+    Attributes:
+        strength: the paper's lambda.
+        every: it is added in steps i of an epoch with i mod every == every - 1, i from 0.
+        centered: Pearson correlation, as the released code, instead of Algorithm 1's cosine.
+    """
+
+    strength: float
+    every: int
+    centered: bool
+
+    def applies(self, step: int) -> bool:
+        """Whether the loss is added in a step, counted from 0 within its epoch."""
+        return step % self.every == self.every - 1
+
+
+class TrainStep:
+    """Forward, loss, backward and update for one batch; sums its metrics on the device.
+
+    Args:
+        model: the network, in training mode.
+        optimizer: over the model's parameters.
+        regularizer: None where the variant has no correlation loss.
+        precision: see `linearconv.engine.precision`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        regularizer: Regularizer | None,
+        precision: str,
+    ) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.regularizer, self.precision = regularizer, precision
+        device = next(model.parameters()).device
+        # Sums of the cross-entropy and of the correct answers: read once an epoch, not each step.
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def __call__(self, images: Tensor, labels: Tensor, *, regularize: bool) -> None:
+        """Train on one batch: images (B, C, H, W), labels (B,)."""
+        with autocast(self.precision, images.device):
+            logits = self.model(images)
+            loss = cross_entropy = F.cross_entropy(logits, labels)
+        if regularize and self.regularizer is not None:
+            correlation = model_correlation_loss(self.model, centered=self.regularizer.centered)
+            loss = cross_entropy + self.regularizer.strength * correlation
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == labels).sum()
+            self.sums += torch.stack([cross_entropy.double() * len(labels), correct.double()])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy (nats) and accuracy (percent) over a set of images."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
+) -> Evaluation:
+    """Evaluate in evaluation mode; the device is waited for once, at the end."""
+    was_training = model.training
+    model.eval()
+    sums, count = None, 0
+    for images, labels in batches:
+        with autocast(precision, images.device):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        correct = (logits.argmax(dim=1) == labels).sum()
+        part = torch.stack([loss.double(), correct.double()])
+        sums = part if sums is None else sums + part
+        count += len(labels)
+    model.train(was_training)
+    if sums is None:
+        raise ValueError("there is no image to evaluate")
+    loss_sum, correct_sum = sums.tolist()
+    return Evaluation(loss_sum / count, 100.0 * correct_sum / count)

@@ -1,0 +1,288 @@
+"""LinearConv2d: primary filters, and secondary ones that are their linear combinations.
+
+Shapes in this file: N batch, C input channels, F filters (= output channels), G groups,
+P primary and S secondary filters (F = P + S), R rank, KH x KW kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EXECUTIONS = ("auto", "generate", "factored")
+INITS = ("released", "variance_preserving")
+
+
+def split_filters(filters: int, alpha: float) -> tuple[int, int]:
+    """Numbers (P, S) of primary and secondary filters: P = alpha * filters (paper, section 3.2).
+
+    Raises:
+        ValueError: alpha lies outside (0, 1) or alpha * filters is not a whole number.
+    """
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha must lie between 0 and 1, both excluded, got {alpha}")
+    primary = round(alpha * filters)
+    if abs(alpha * filters - primary) > 1e-6 or not 0 < primary < filters:
+        raise ValueError(
+            f"alpha={alpha:g} does not split {filters} filters into whole primary and secondary "
+            f"filters (alpha * {filters} = {alpha * filters:g}); {nearest_alphas(alpha, filters)}"
+        )
+    return primary, filters - primary
+
+
+def nearest_alphas(alpha: float, filters: int) -> str:
+    """Words for the valid alphas around `alpha` when all are multiples of 1/`filters`."""
+    below, above = math.floor(alpha * filters + 1e-9), math.ceil(alpha * filters - 1e-9)
+    valid = sorted({k for k in (below, above) if 0 < k < filters})
+    if not valid:
+        return "no alpha does: at least two filters are needed"
+    return "nearest valid: " + " and ".join(f"{k / filters:.10g}" for k in valid)
+
+
+class LinearConv2d(nn.Conv2d):
+    """2-D convolution whose last F - P filters are linear combinations of its first P.
+
+    A drop-in replacement of `torch.nn.Conv2d` with fewer parameters (paper, section 3.2 and
+    Algorithm 2). The parameters are
+
+    * `primary` (P, C/G, KH, KW), P = alpha * F;
+    * `coefficients` (P, S), the paper's A, or, with a rank, `coefficients1` (P, R) and
+      `coefficients2` (R, S), A = A1 A2 (Eq. 1);
+    * `bias` (F,), if asked for.
+
+    `weight` is the generated (F, C/G, KH, KW) tensor: differentiable, recomputed at each access
+    and read-only. Writing into it, as `nn.init.kaiming_normal_(layer.weight)` does, has no
+    effect; initialise `primary` and the coefficients instead. What rewrites weights from outside
+    (folding of batch norms, TorchScript, pruning) needs `fuse()` first.
+
+    Args:
+        in_channels: C.
+        out_channels: F.
+        kernel_size: as in `torch.nn.Conv2d`, and so are the following up to `padding_mode`.
+        stride: see `kernel_size`.
+        padding: see `kernel_size`.
+        dilation: see `kernel_size`.
+        groups: G.
+        bias: whether the layer has a bias; it is a plain one, on all F outputs.
+        padding_mode: see `kernel_size`.
+        alpha: share of primary filters, in (0, 1), with alpha * F a whole number.
+        rank: None for a full A, else R with 1 <= R <= min(P, S).
+        execution: how the output is computed, equal up to rounding. "generate" builds the
+            weight and convolves once (the paper). "factored" (G = 1 only) convolves with the
+            primary filters and combines their outputs, about half the multiply-adds. "auto"
+            takes "factored" where G = 1 and P < KH * KW * C, else "generate".
+        init: "released" as in the authors' code (Xavier uniform primary filters, the rest
+            uniform in +-0.1) or "variance_preserving": every filter, generated ones included,
+            has the variance that `torch.nn.Conv2d` would give it.
+        device: as in `torch.nn.Conv2d`.
+        dtype: as in `torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: an argument out of its range; the message names the valid values.
+
+    Shape:
+        (N, C, H, W) or (C, H, W) to (N, F, H', W') or (F, H', W'), as `torch.nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        alpha: float = 0.5,
+        rank: int | None = None,
+        execution: str = "auto",
+        init: str = "released",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        primary, secondary = split_filters(out_channels, alpha)
+        _check_rank(rank, primary, secondary)
+        _check_choice("init", init, INITS)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device=device, dtype=dtype,
+        )  # fmt: skip
+        del self._parameters["weight"]  # registered by Conv2d; here it is the property below
+        self.alpha, self.rank, self.init = alpha, rank, init
+        self.execution = execution
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.primary = empty(primary, in_channels // groups, *self.kernel_size)
+        if rank is None:
+            self.coefficients = empty(primary, secondary)
+        else:
+            self.coefficients1 = empty(primary, rank)
+            self.coefficients2 = empty(rank, secondary)
+        self.reset_parameters()
+
+    @property
+    def execution(self) -> str:
+        """The requested execution: "auto", "generate" or "factored"."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        _check_choice("execution", value, EXECUTIONS)
+        if value == "factored" and self.groups != 1:
+            raise ValueError(
+                f"execution='factored' needs groups=1, got groups={self.groups}: a secondary "
+                "filter combines primary filters of other groups, which see other inputs; use "
+                "'generate' or 'auto'"
+            )
+        self._execution = value
+
+    @property
+    def resolved_execution(self) -> str:
+        """The execution in use: "generate" or "factored"."""
+        if self.execution != "auto":
+            return self.execution
+        # Depends on the weight's shape alone, never on the input's, so that torch.export and
+        # torch.compile do not specialise on a batch or image size.
+        profitable = self.groups == 1 and self.primary.shape[0] < self.primary[0].numel()
+        return "factored" if profitable else "generate"
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters, the bias included, from torch's global generator."""
+        if "primary" not in self._parameters:
+            return  # called by Conv2d.__init__, before this class has its parameters
+        if self.init == "released":
+            nn.init.xavier_uniform_(self.primary)
+            bounds = dict.fromkeys(("coefficients", "coefficients1", "coefficients2", "bias"), 0.1)
+        else:
+            # Var(sum of P products) = P var(A) var(primary), so var(A) = 1/P keeps the variance
+            # of the primary filters, which is that of nn.Conv2d: uniform in +-1/sqrt(fan_in).
+            primary_bound = self.primary[0].numel() ** -0.5
+            nn.init.uniform_(self.primary, -primary_bound, primary_bound)
+            by_primary = math.sqrt(3.0 / self.primary.shape[0])
+            bounds = {"coefficients": by_primary, "coefficients1": by_primary}
+            bounds["coefficients2"] = math.sqrt(3.0 / self.rank) if self.rank else 0.0
+            bounds["bias"] = primary_bound
+        for name, bound in bounds.items():
+            parameter = self._parameters.get(name)
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    @property
+    def weight(self) -> Tensor:
+        """All filters (F, C/G, KH, KW): [primary, secondary] over the filters (Algorithm 2)."""
+        # Generated in the parameters' own precision under autocast too: the convolution that
+        # uses the result is what autocast may round.
+        with without_autocast(self.primary):
+            flat = self.primary.flatten(1)  # V (P, D), D = C/G * KH * KW
+            if self.rank is None:
+                secondary = self.coefficients.t() @ flat
+            else:
+                secondary = self.coefficients2.t() @ (self.coefficients1.t() @ flat)
+            return torch.cat([self.primary, secondary.view(-1, *self.primary.shape[1:])])
+
+    def regularized_filters(self) -> Tensor:
+        """The filters that the correlation loss keeps apart: the primary ones."""
+        return self.primary
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve: (N, C, H, W) -> (N, F, H', W')."""
+        if self.resolved_execution == "generate":
+            return self._conv_forward(input, self.weight, self.bias)
+        return self._factored_forward(input)
+
+    def _factored_forward(self, input: Tensor) -> Tensor:
+        """Combine the primary outputs instead of the filters: x * (A^T W) = A^T (x * W)."""
+        primary = self._conv_forward(input, self.primary, None)
+        if self.rank is None:
+            secondary = _combine(primary, self.coefficients)
+        else:
+            secondary = _combine(_combine(primary, self.coefficients1), self.coefficients2)
+        output = torch.cat([primary, secondary], dim=-3)
+        # The bias belongs to the combined output, so it cannot enter before the combination.
+        return output if self.bias is None else output + self.bias.to(output.dtype).view(-1, 1, 1)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """A plain `torch.nn.Conv2d` with the same outputs, for inference; draws no random number."""
+        fused = nn.Conv2d(
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
+            self.dilation, self.groups, self.bias is not None, self.padding_mode, device="meta",
+        )  # fmt: skip
+        fused.weight = nn.Parameter(self.weight.detach().clone())
+        if self.bias is not None:
+            fused.bias = nn.Parameter(self.bias.detach().clone())
+        return fused.train(self.training)
+
+    @classmethod
+    @torch.no_grad()
+    def from_conv2d(
+        cls, conv: nn.Conv2d, *, alpha: float = 0.5, rank: int | None = None, execution: str = "auto"
+    ) -> LinearConv2d:
+        """The LinearConv2d closest to a trained convolution (least squares on its weight).
+
+        The first P filters become the primary ones unchanged, A is the least-squares fit of the
+        others, and A1 A2 the best fit of rank R (reduced-rank regression by the SVD of the fit).
+        Equal to `conv` where its last filters are such combinations of the first.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        layer = nn.utils.skip_init(
+            cls, conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode, alpha=alpha,
+            rank=rank, execution=execution, device=conv.weight.device, dtype=conv.weight.dtype,
+        )  # fmt: skip
+        count = layer.primary.shape[0]
+        layer.primary.copy_(conv.weight[:count])
+        flat = conv.weight.double().flatten(1)
+        coefficients = torch.linalg.pinv(flat[:count].t()) @ flat[count:].t()  # (P, S)
+        if rank is None:
+            layer.coefficients.copy_(coefficients)
+        else:
+            fit = coefficients.t() @ flat[:count]
+            left = torch.linalg.svd(fit, full_matrices=False).U[:, :rank]  # (S, R)
+            left = F.pad(left, (0, rank - left.shape[1]))
+            layer.coefficients1.copy_(coefficients @ left)
+            layer.coefficients2.copy_(left.t())
+        if conv.bias is not None:
+            layer.bias.copy_(conv.bias)
+        return layer.train(conv.training)
+
+    def extra_repr(self) -> str:
+        """Conv2d's words and what LinearConv adds to them."""
+        rank = "" if self.rank is None else f", rank={self.rank}"
+        return f"{super().extra_repr()}, alpha={self.alpha:g}{rank}, {self.resolved_execution}"
+
+
+def _combine(outputs: Tensor, coefficients: Tensor) -> Tensor:
+    """Combine channels: (N, P, H, W) and (P, S) -> (N, S, H, W), as a 1x1 convolution."""
+    return F.conv2d(outputs, coefficients.t()[:, :, None, None])
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast leaves computations on `tensor`'s device alone."""
+    # Entered only where autocast is on, which keeps traced and exported graphs plain.
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _check_rank(rank: int | None, primary: int, secondary: int) -> None:
+    if rank is not None and not 1 <= rank <= min(primary, secondary):
+        raise ValueError(
+            f"rank must lie between 1 and {min(primary, secondary)} for {primary} primary and "
+            f"{secondary} secondary filters (paper, Eq. 1), got {rank}"
+        )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,132 @@
+"""Train one network, or each of a multirun: python train.py model=vgg11 variant=LRr."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs import TrainConfig, run_id, science, variant_name
+from configs.cli import OUT_OF_TIME, run_main
+from data import Dataset, load_dataset
+from data.packed import packed_path
+from data.reference import SIZE, ReferenceBatches
+from linearconv import set_execution
+from linearconv.engine.checkpoint import Locked
+from linearconv.engine.device import resolve_device
+from linearconv.engine.loop import TrainSettings
+from linearconv.engine.provenance import provenance
+from linearconv.engine.run import Places, Restart, execute
+from linearconv.engine.seeding import seeded
+from linearconv.engine.step import Regularizer
+from models import Variant, build_model
+
+
+def train(config: TrainConfig, overrides: list[str]) -> int:
+    """Run one config to its record; returns the exit code (see `configs.cli`)."""
+    # A finished run says so even where its data is not at hand; else the data comes first, since
+    # the run's identity depends on what is really in the file.
+    identity = science(config)
+    has_data = packed_path(config.dataset.name, Path(config.dataset.root)).exists()
+    if has_data or config.overwrite or not places_of(config, identity).record.exists():
+        dataset = load_dataset(
+            config.dataset, Path(config.dataset.root), limit_train=config.dataset.limit_train,
+            limit_test=config.dataset.limit_test, val_fraction=config.recipe.val_fraction,
+        )  # fmt: skip
+        identity = science(config, digest=dataset.digest)
+    places = places_of(config, identity)
+    record = places.finished()
+    if record is not None and not config.overwrite:
+        print(f"{places.run_id} is already finished (overwrite=true runs it again)")
+    else:
+        try:
+            record = run(config, identity, places, dataset, overrides)
+        except Locked as holder:
+            print(f"{places.run_id} is being worked on by {holder}")
+            return 0
+        if record is None:
+            print("stopped by max_minutes: the same command continues from the last checkpoint")
+            return OUT_OF_TIME
+    print(summary(record, places))
+    return 0
+
+
+def places_of(config: TrainConfig, identity: dict[str, Any]) -> Places:
+    """Where the files of the run with this science config lie."""
+    folders = (config.results_dir, config.checkpoint_dir, config.log_dir)
+    return Places(run_id(identity), *map(Path, folders))
+
+
+def run(
+    config: TrainConfig, identity: dict[str, Any], places: Places, dataset: Dataset,
+    overrides: list[str],
+) -> dict[str, Any] | None:  # fmt: skip
+    """Build what the engine needs and let it train; returns the record, None if out of time."""
+    device = resolve_device(config.device)
+    if config.runtime.threads is not None:
+        torch.set_num_threads(config.runtime.threads)
+    recipe, spec = config.recipe, config.dataset
+
+    def initial_model() -> torch.nn.Module:
+        with seeded("init", config.seed):
+            model = build_model(
+                config.model.name, Variant.from_science(identity["variant"]),
+                in_channels=spec.channels, classes=spec.classes,
+            )  # fmt: skip
+        set_execution(model, config.runtime.execution)
+        return model.to(device)
+
+    print(f"{places.run_id} on {device}", flush=True)
+    return execute(
+        places,
+        identity,
+        initial_model,
+        ReferenceBatches(
+            dataset, spec, batch_size=recipe.batch_size, seed=config.seed, device=device,
+            eval_batch_size=config.runtime.eval_batch_size,
+        ),
+        TrainSettings(
+            epochs=recipe.epochs,
+            lr=identity["recipe"]["lr"],
+            lr_decay_every=recipe.lr_decay_every,
+            lr_decay_factor=recipe.lr_decay_factor,
+            regularizer=Regularizer(**identity["regularizer"]) if identity["regularizer"] else None,
+            precision=config.precision,
+        ),
+        start=provenance(
+            device,
+            overrides=overrides,
+            runtime=asdict(config.runtime),
+            dataset_path=str(packed_path(spec.name, Path(spec.root))),
+        ),
+        input_shape=(spec.channels, SIZE, SIZE),
+        restart=Restart(config.resume, config.overwrite),
+        image_every=config.image_every,
+        max_minutes=config.max_minutes,
+    )  # fmt: skip
+
+
+def summary(record: dict[str, Any], places: Places) -> str:
+    """The result row, and where everything of the run lies."""
+    name = record["science"]
+    parts = [
+        f"{name['model']['name']}-{variant_name(name['variant'])} on {name['dataset']['name']}",
+        f"best test accuracy {record['test_acc_best']:.2f} % (epoch {record['best_epoch']})",
+        f"last {record['test_acc_last']:.2f} %",
+        f"{record['params'] / 1e6:.2f} M parameters",
+        f"{record['timing']['seconds']:.0f} s",
+    ]
+    return "\n".join([
+        " | ".join(parts),
+        f"record      {places.record}",
+        f"checkpoints {places.checkpoints}/",
+        f"TensorBoard {places.log}/",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run_main("train", train)
