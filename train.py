@@ -33,9 +33,12 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
     has_data = packed_path(config.dataset.name, Path(config.dataset.root)).exists()
     if has_data or config.overwrite or not places_of(config, identity).record.exists():
         dataset = load_dataset(
-            config.dataset, Path(config.dataset.root), limit_train=config.dataset.limit_train,
-            limit_test=config.dataset.limit_test, val_fraction=config.recipe.val_fraction,
-        )  # fmt: skip
+            config.dataset,
+            Path(config.dataset.root),
+            limit_train=config.dataset.limit_train,
+            limit_test=config.dataset.limit_test,
+            val_fraction=config.recipe.val_fraction,
+        )
         identity = science(config, digest=dataset.digest)
     places = places_of(config, identity)
     record = places.finished()
@@ -61,9 +64,12 @@ def places_of(config: TrainConfig, identity: dict[str, Any]) -> Places:
 
 
 def run(
-    config: TrainConfig, identity: dict[str, Any], places: Places, dataset: Dataset,
+    config: TrainConfig,
+    identity: dict[str, Any],
+    places: Places,
+    dataset: Dataset,
     overrides: list[str],
-) -> dict[str, Any] | None:  # fmt: skip
+) -> dict[str, Any] | None:
     """Build what the engine needs and let it train; returns the record, None if out of time."""
     device = resolve_device(config.device)
     if config.runtime.threads is not None:
@@ -73,9 +79,11 @@ def run(
     def initial_model() -> torch.nn.Module:
         with seeded("init", config.seed):
             model = build_model(
-                config.model.name, Variant.from_science(identity["variant"]),
-                in_channels=spec.channels, classes=spec.classes,
-            )  # fmt: skip
+                config.model.name,
+                Variant.from_science(identity["variant"]),
+                in_channels=spec.channels,
+                classes=spec.classes,
+            )
         set_execution(model, config.runtime.execution)
         return model.to(device)
 
@@ -85,7 +93,11 @@ def run(
         identity,
         initial_model,
         ReferenceBatches(
-            dataset, spec, batch_size=recipe.batch_size, seed=config.seed, device=device,
+            dataset,
+            spec,
+            batch_size=recipe.batch_size,
+            seed=config.seed,
+            device=device,
             eval_batch_size=config.runtime.eval_batch_size,
         ),
         TrainSettings(
@@ -106,7 +118,7 @@ def run(
         restart=Restart(config.resume, config.overwrite),
         image_every=config.image_every,
         max_minutes=config.max_minutes,
-    )  # fmt: skip
+    )
 
 
 def summary(record: dict[str, Any], places: Places) -> str:
@@ -119,12 +131,14 @@ def summary(record: dict[str, Any], places: Places) -> str:
         f"{record['params'] / 1e6:.2f} M parameters",
         f"{record['timing']['seconds']:.0f} s",
     ]
-    return "\n".join([
-        " | ".join(parts),
-        f"record      {places.record}",
-        f"checkpoints {places.checkpoints}/",
-        f"TensorBoard {places.log}/",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            " | ".join(parts),
+            f"record      {places.record}",
+            f"checkpoints {places.checkpoints}/",
+            f"TensorBoard {places.log}/",
+        ]
+    )
 
 
 if __name__ == "__main__":

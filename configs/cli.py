@@ -45,8 +45,9 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         outcomes.append((overrides, code))
         return code
 
-    main = hydra.main(config_path=str(CONFIG_DIR), config_name=config_name,
-                      version_base=VERSION_BASE)(task)  # fmt: skip
+    main = hydra.main(
+        config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE
+    )(task)
     try:
         with user_errors():
             main()

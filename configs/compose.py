@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +21,9 @@ from linearconv.errors import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parent
 VERSION_BASE = "1.3"
+
+NOISE = re.compile(r"\s+(full_key:|reference_type=|object_type=|provider=)|Config search path:")
+"""Lines of Hydra's and OmegaConf's messages that speak of their own internals."""
 
 register_schemas()
 
@@ -49,8 +55,25 @@ def compose_raw(overrides: list[str], config_name: str) -> DictConfig:
 
 
 def to_config(composed: DictConfig) -> TrainConfig | EvalConfig:
-    """Hydra's tree as the dataclasses of `configs.schema`, interpolations resolved."""
-    return OmegaConf.to_object(composed)
+    """Hydra's tree as the dataclasses of `configs.schema`, interpolations resolved.
+
+    Raises:
+        UserError: a key that the schema does not have was forced in with "+key=".
+    """
+    config = OmegaConf.to_object(composed)
+    unknown = list(_unknown_keys(config))
+    if unknown:
+        raise UserError(f"unknown key: {', '.join(unknown)}; nothing would read it")
+    return config
+
+
+def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    known = {field.name for field in fields(node)}
+    for name, child in vars(node).items():
+        if name not in known:
+            yield prefix + name
+        elif is_dataclass(child):
+            yield from _unknown_keys(child, f"{prefix}{name}.")
 
 
 def dataset_config(name: str) -> DatasetConfig:
@@ -72,7 +95,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        messages = [str(error)]
-        if error.__cause__ is not None and str(error.__cause__) not in messages[0]:
-            messages.append(str(error.__cause__))
-        raise UserError("\n".join(messages)) from None
+        text = str(error)
+        if error.__cause__ is not None and str(error.__cause__) not in text:
+            text += f"\n{error.__cause__}"
+        lines = [line for line in text.splitlines() if line and not NOISE.match(line)]
+        raise UserError("\n".join(lines)) from None

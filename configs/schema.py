@@ -8,7 +8,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from data.spec import DatasetSpec
-from linearconv.errors import UserError
 
 
 @dataclass

@@ -43,6 +43,9 @@ def load_dataset(
         log.warning(
             "%s holds other images or labels than the published %s (sha256 %s..., expected "
             "%s...): the run gets an identity of its own and fills no cell of the tables",
-            packed_path(spec.name, root), spec.name, dataset.digest[:12], spec.digest[:12],
-        )  # fmt: skip
+            packed_path(spec.name, root),
+            spec.name,
+            dataset.digest[:12],
+            spec.digest[:12],
+        )
     return dataset.limited(limit_train, limit_test).hold_out(val_fraction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.spec import DatasetSpec
+from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
@@ -78,14 +78,8 @@ def how_to_get(name: str, root: Path) -> str:
 
 def write_packed(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a dataset's arrays (see `KEYS`) as one uncompressed .npz, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)
 
 
 def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
@@ -124,7 +118,7 @@ def _read_arrays(path: Path, spec: DatasetSpec, root: Path) -> dict[str, np.ndar
                 return {key: file[key] for key in KEYS}
     except FileNotFoundError:
         raise UserError(f"{path} is missing. {how_to_get(spec.name, root)}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise UserError(
             f"{path} is truncated or damaged ({error}); expected the packed {spec.name}. "
             f"Delete it first. {how_to_get(spec.name, root)}"
@@ -154,7 +148,7 @@ def _canonical(split: Split) -> Split:
 
 
 def _digest(*splits: Split) -> str:
-    """sha256 over the splits, sample by sample: image bytes, then the label (int64, little-endian)."""
+    """sha256 over the splits: each sample's image bytes, then its label (little-endian int64)."""
     digest = hashlib.sha256()
     for split in splits:
         pixels = split.images.reshape(len(split), -1)

@@ -70,7 +70,9 @@ class ReferenceBatches:
         plan = EpochPlan.draw(
             self.seed, epoch, size=len(split), offsets=offsets, flip=self.spec.augmentation.flip
         )
-        parts = (part.split(self.batch_size) for part in (plan.order, plan.top, plan.left, plan.flip))
+        parts = (
+            part.split(self.batch_size) for part in (plan.order, plan.top, plan.left, plan.flip)
+        )
         for order, *choices in zip(*parts, strict=True):
             samples = zip(order.tolist(), *(choice.tolist() for choice in choices), strict=True)
             images = [self._prepare(split, index, padding, *rest) for index, *rest in samples]

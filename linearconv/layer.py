@@ -111,9 +111,18 @@ class LinearConv2d(nn.Conv2d):
         _check_rank(rank, primary, secondary)
         _check_choice("init", init, INITS)
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode, device=device, dtype=dtype,
-        )  # fmt: skip
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device=device,
+            dtype=dtype,
+        )
         del self._parameters["weight"]  # registered by Conv2d; here it is the property below
         self.alpha, self.rank, self.init = alpha, rank, init
         self.execution = execution
@@ -212,11 +221,19 @@ class LinearConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """A plain `torch.nn.Conv2d` with the same outputs, for inference; draws no random number."""
+        """A plain `torch.nn.Conv2d` with the same outputs, for inference."""
         fused = nn.Conv2d(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
-            self.dilation, self.groups, self.bias is not None, self.padding_mode, device="meta",
-        )  # fmt: skip
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias is not None,
+            self.padding_mode,
+            device="meta",
+        )
         fused.weight = nn.Parameter(self.weight.detach().clone())
         if self.bias is not None:
             fused.bias = nn.Parameter(self.bias.detach().clone())
@@ -225,7 +242,12 @@ class LinearConv2d(nn.Conv2d):
     @classmethod
     @torch.no_grad()
     def from_conv2d(
-        cls, conv: nn.Conv2d, *, alpha: float = 0.5, rank: int | None = None, execution: str = "auto"
+        cls,
+        conv: nn.Conv2d,
+        *,
+        alpha: float = 0.5,
+        rank: int | None = None,
+        execution: str = "auto",
     ) -> LinearConv2d:
         """The LinearConv2d closest to a trained convolution (least squares on its weight).
 
@@ -237,10 +259,22 @@ class LinearConv2d(nn.Conv2d):
             ValueError: as the constructor.
         """
         layer = nn.utils.skip_init(
-            cls, conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode, alpha=alpha,
-            rank=rank, execution=execution, device=conv.weight.device, dtype=conv.weight.dtype,
-        )  # fmt: skip
+            cls,
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            alpha=alpha,
+            rank=rank,
+            execution=execution,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
         count = layer.primary.shape[0]
         layer.primary.copy_(conv.weight[:count])
         flat = conv.weight.double().flatten(1)

@@ -47,7 +47,8 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
     """
     with without_autocast(weight):
         matrix = correlation_matrix(weight, centered=centered)
-        return (matrix - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)).abs().sum()
+        identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        return (matrix - identity).abs().sum()
 
 
 def regularized_filters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

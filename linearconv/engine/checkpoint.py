@@ -58,6 +58,8 @@ class Checkpoints:
 
     def load_last(self) -> dict[str, Any] | None:
         """The newest readable checkpoint, or None; an unreadable one is named and passed over."""
+        for partial in self.folder.glob(".*.part"):
+            partial.unlink()  # of a process that was killed while it wrote
         for path in reversed(self.epochs()):
             try:
                 return load(path)

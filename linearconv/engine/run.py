@@ -118,18 +118,27 @@ def execute(
         ]
         try:
             done = fit(
-                training, batches, checkpoints, start=start, observers=observers,
-                identity={"run_id": places.run_id, "science": science}, deadline=deadline,
-            )  # fmt: skip
+                training,
+                batches,
+                checkpoints,
+                start=start,
+                observers=observers,
+                identity={"run_id": places.run_id, "science": science},
+                deadline=deadline,
+            )
         finally:
             for observer in observers:
                 observer.close()
         if not done:
             return None
         record = build_record(
-            places.run_id, science, training, input_shape=input_shape,
-            batch_size=science["recipe"]["batch_size"], images_per_epoch=batches.train_size,
-        )  # fmt: skip
+            places.run_id,
+            science,
+            training,
+            input_shape=input_shape,
+            batch_size=science["recipe"]["batch_size"],
+            images_per_epoch=batches.train_size,
+        )
         write_artifacts(places.artifacts, filter_artifacts(training.model))
         write_record(places.record, record)
         if checkpoints.folder != places.checkpoints:

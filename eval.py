@@ -1,0 +1,96 @@
+"""Evaluate a checkpoint, as trained and folded: python eval.py run=<run_id>."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs import EvalConfig, dataset_config
+from configs.cli import run_main
+from data import Augmentation, Normalisation, load_dataset
+from data.reference import ReferenceBatches
+from linearconv import fuse
+from linearconv.engine.checkpoint import Checkpoints, load
+from linearconv.engine.device import resolve_device
+from linearconv.engine.precision import precision_flags
+from linearconv.engine.step import evaluate
+from linearconv.errors import UserError
+from models import Variant, build_model
+
+
+def main(config: EvalConfig, overrides: list[str]) -> int:
+    """Print test accuracy unfused and fused, and how far their logits differ."""
+    path = checkpoint_path(config)
+    checkpoint = load(path)
+    science, device = checkpoint["science"], resolve_device(config.device)
+    batches = test_batches(science, config, device)
+    spec = batches.spec
+    model = build_model(
+        science["model"]["name"],
+        Variant.from_science(science["variant"]),
+        in_channels=spec.channels,
+        classes=spec.classes,
+    )
+    model.load_state_dict(checkpoint["model"])
+    model = model.to(device).eval()
+    fused = fuse(model)
+    precision = science["precision"]
+    with precision_flags(precision):
+        print(f"{checkpoint['run_id']} after epoch {checkpoint['epoch']} ({path})")
+        for name, network in (("unfused", model), ("fused", fused)):
+            result = evaluate(network, batches.test(), precision)
+            print(f"{name:8} test accuracy {result.accuracy:.2f} %  loss {result.loss:.4f}")
+        difference = largest_logit_difference(model, fused, batches)
+    print(f"largest logit difference {difference:.2e}")
+    return 0
+
+
+def checkpoint_path(config: EvalConfig) -> Path:
+    """The file of weights that the user means."""
+    if config.checkpoint is not None:
+        return Path(config.checkpoint)
+    checkpoints = Checkpoints(Path(config.checkpoint_dir) / config.run)
+    if config.weights == "best":
+        return checkpoints.best
+    epochs = checkpoints.epochs()
+    if not epochs:
+        raise UserError(f"there is no checkpoint in {checkpoints.folder}/: train the run first")
+    return epochs[-1]
+
+
+def test_batches(
+    science: dict[str, Any], config: EvalConfig, device: torch.device
+) -> ReferenceBatches:
+    """The test images that the run was tested on."""
+    recipe, dataset = science["recipe"], science["dataset"]
+    spec = replace(
+        dataset_config(dataset["name"]),
+        augmentation=Augmentation(**recipe["augmentation"]),
+        normalisation=Normalisation(**recipe["normalisation"]),
+        digest=dataset["digest"],
+    )
+    data = load_dataset(spec, Path(config.dataset.root), limit_test=dataset["limit_test"])
+    return ReferenceBatches(
+        data,
+        spec,
+        batch_size=config.batch_size,
+        eval_batch_size=config.batch_size,
+        seed=science["seed"],
+        device=device,
+    )
+
+
+@torch.no_grad()
+def largest_logit_difference(a: nn.Module, b: nn.Module, batches: ReferenceBatches) -> float:
+    """Largest absolute difference between two networks' logits over the test images."""
+    return max((a(images) - b(images)).abs().max().item() for images, _ in batches.test())
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run_main("eval", main)

@@ -1,0 +1,105 @@
+"""Shared fixtures: where data lies, and the entry points called as a user calls them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs import dataset_config
+from data import Dataset, load_dataset
+from data.official import pack
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packed digits, real images that need no network."""
+    root = tmp_path_factory.mktemp("datasets")
+    pack("digits", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_dataset() -> Callable[[str], Dataset]:
+    """Loads a real dataset by name, or skips the test where its packed file is not at hand."""
+    root = Path(os.environ.get("LINEARCONV_DATA", REPOSITORY / "datasets"))
+
+    def load(name: str) -> Dataset:
+        if not (root / f"{name}.npz").exists():
+            pytest.skip(f"{root / name}.npz is not there (python scripts/data.py {name})")
+        return load_dataset(dataset_config(name), root)
+
+    return load
+
+
+@dataclass
+class Outcome:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def places(tmp_path: Path, digits_root: Path) -> list[str]:
+    """Overrides that keep a run inside the test's folder, on the digits."""
+    return [
+        "dataset=digits",
+        f"dataset.root={digits_root}",
+        f"results_dir={tmp_path}/results",
+        f"checkpoint_dir={tmp_path}/checkpoints",
+        f"log_dir={tmp_path}/logs",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    ]
+
+
+@pytest.fixture
+def small(places: list[str]) -> list[str]:
+    """`places`, and so little data that an epoch of 12 steps takes a second."""
+    return [
+        *places,
+        "recipe.batch_size=16",
+        "dataset.limit_train=192",
+        "dataset.limit_test=64",
+        "recipe.epochs=3",
+    ]
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Runs train.py or eval.py in this process, which spares seconds of imports each time."""
+    import eval as eval_entry
+    import train as train_entry
+    from configs.cli import run_main
+
+    entries = {"train": train_entry.train, "eval": eval_entry.main}
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # run_main sets it; this puts it back
+    logging.getLogger().setLevel(logging.INFO)
+
+    def run(name: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        handler = signal.getsignal(signal.SIGTERM)
+        capsys.readouterr()
+        try:
+            with pytest.raises(SystemExit) as stop:
+                run_main(name, entries[name])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        captured = capsys.readouterr()
+        return Outcome(stop.value.code, captured.out, captured.err)
+
+    return run

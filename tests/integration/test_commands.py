@@ -1,0 +1,309 @@
+"""train.py and eval.py as a user calls them, on real handwritten digits."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from linearconv.engine import loop
+from tests.conftest import REPOSITORY
+
+LRR = ("model=base", "variant=LRr")
+
+
+def records(tmp_path: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted((tmp_path / "results/runs").glob("*.json"))]
+
+
+def science_part(record: dict) -> dict:
+    """What must not depend on where, when and in how many starts a run was trained."""
+    return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
+
+
+def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path):
+    outcome = cli("train", *LRR, *small)
+    assert outcome.code == 0, outcome.err
+    (record,) = records(tmp_path)
+    run_id = record["run_id"]
+    assert run_id.startswith("digits-base-LRr-custom-s0-")
+    for epoch in (1, 2, 3):
+        assert f"epoch {epoch}/3" in outcome.out
+    assert f"best test accuracy {record['test_acc_best']:.2f} %" in outcome.out
+    for place in ("results/runs", "checkpoints", "logs"):
+        assert str(tmp_path / place) in outcome.out
+    names = sorted(p.name for p in (tmp_path / "checkpoints" / run_id).iterdir())
+    assert names == ["best.pt", "epoch-0002.pt", "epoch-0003.pt", "lock"]
+    arrays = np.load(tmp_path / "results/artifacts" / f"{run_id}.npz", allow_pickle=False)
+    assert arrays["filters"].shape == (32, 1, 3, 3) and arrays["primary"][0] == 16
+    start = record["provenance"][0]
+    assert (start["first_epoch"], start["last_epoch"]) == (1, 3)
+    assert start["overrides"][:2] == list(LRR) and start["runtime"]["name"] == "reference"
+    assert record["science"]["seed"] == 0 and len(record["curve"]) == 3
+
+
+def test_tensorboard_log_holds_curves_and_images(cli, small, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert cli("train", *LRR, *small).code == 0
+    (record,) = records(tmp_path)
+    log = EventAccumulator(str(tmp_path / "logs" / record["run_id"]))
+    log.Reload()
+    scalars = {"train_loss", "correlation_loss", "lr", "train_acc", "test_acc", "images_per_s"}
+    assert scalars <= set(log.Tags()["scalars"])
+    logged = [event.value for event in log.Scalars("test_acc")]
+    assert logged == pytest.approx([entry["test_acc"] for entry in record["curve"]])
+    assert "correlation/conv1" in log.Tags()["images"]
+    assert any(tag.startswith("primary_filters/conv1") for tag in log.Tags()["images"])
+
+
+def test_the_same_command_twice_says_finished(cli, small, tmp_path):
+    cli("train", *LRR, *small)
+    path = next((tmp_path / "results/runs").glob("*.json"))
+    before = path.read_bytes()
+    again = cli("train", *LRR, *small)
+    assert again.code == 0 and "already finished" in again.out
+    assert path.read_bytes() == before
+
+
+def test_a_finished_run_needs_no_data_to_say_so(cli, places, tmp_path):
+    overrides = [*LRR, *places, "recipe=demo", "recipe.epochs=1"]
+    assert cli("train", *overrides).code == 0
+    again = cli("train", *overrides, f"dataset.root={tmp_path}/nowhere")
+    assert again.code == 0 and "already finished" in again.out
+    assert not (tmp_path / "nowhere").exists()
+
+
+def interrupt_in_epoch(monkeypatch, epoch: int, error: type[BaseException]) -> None:
+    """Make the given epoch (from 0) break off in its middle, once."""
+    original = loop.train_epoch
+
+    def train_epoch(training, batches, observers):
+        if training.epoch == epoch:
+            monkeypatch.setattr(loop, "train_epoch", original)
+            for i, (images, labels) in enumerate(batches.train(epoch)):
+                training.step(images, labels, regularize=False)
+                if i == 3:
+                    raise error
+        return original(training, batches, observers)
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(cli, small, tmp_path, monkeypatch):
+    cli("train", *LRR, *small)
+    (whole,) = records(tmp_path)
+    elsewhere = [f"{kind}_dir={tmp_path}/b/{kind}" for kind in ("results", "checkpoint", "log")]
+    interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
+    first = cli("train", *LRR, *small, *elsewhere)
+    assert first.code == 130 and "the same command continues" in first.err
+    assert not (tmp_path / "b/results/runs").exists()
+    second = cli("train", *LRR, *small, *elsewhere)
+    assert second.code == 0 and "epoch 1/3" not in second.out and "epoch 2/3" in second.out
+    parts = json.loads(next((tmp_path / "b/results/runs").glob("*.json")).read_text())
+    assert science_part(parts) == science_part(whole)
+    assert [(s["first_epoch"], s["last_epoch"]) for s in parts["provenance"]] == [(1, 1), (2, 3)]
+
+
+def test_resume_false_starts_over(cli, small, tmp_path, monkeypatch):
+    interrupt_in_epoch(monkeypatch, 2, KeyboardInterrupt)
+    cli("train", *LRR, *small)
+    outcome = cli("train", *LRR, *small, "resume=false")
+    assert outcome.code == 0 and "epoch 1/3" in outcome.out
+    (record,) = records(tmp_path)
+    assert len(record["provenance"]) == 1
+
+
+def test_overwrite_keeps_the_old_record_until_the_new_is_complete(
+    cli, small, tmp_path, monkeypatch
+):
+    cli("train", *LRR, *small)
+    (old,) = records(tmp_path)
+    folder = tmp_path / "checkpoints" / old["run_id"]
+    weights = (folder / "best.pt").read_bytes()
+    interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
+    assert cli("train", *LRR, *small, "overwrite=true").code == 130
+    assert records(tmp_path) == [old] and (folder / "best.pt").read_bytes() == weights
+    assert cli("train", *LRR, *small, "overwrite=true").code == 0
+    (new,) = records(tmp_path)
+    assert science_part(new) == science_part(old)
+    assert new["provenance"][0]["started"] >= old["provenance"][0]["started"]
+    assert new != old and not (folder / "overwrite").exists()
+
+
+def test_a_failed_run_exits_1_with_a_traceback_and_no_record(cli, small, tmp_path, monkeypatch):
+    interrupt_in_epoch(monkeypatch, 1, ZeroDivisionError)
+    outcome = cli("train", *LRR, *small)
+    assert outcome.code == 1 and "ZeroDivisionError" in outcome.err
+    assert records(tmp_path) == []
+    assert cli("train", *LRR, *small).code == 0
+
+
+def test_max_minutes_stops_in_time_and_the_next_call_goes_on(cli, small, tmp_path):
+    stopped = cli("train", *LRR, *small, "max_minutes=1e-9")
+    assert stopped.code == 75 and "the same command continues" in stopped.out
+    assert records(tmp_path) == []
+    assert cli("train", *LRR, *small).code == 0
+
+
+def test_a_locked_run_says_whose_it_is(cli, small, tmp_path):
+    import fcntl
+
+    cli("train", *LRR, *small, "max_minutes=1e-9")
+    (path,) = (tmp_path / "checkpoints").glob("*/lock")
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps({"host": "gpu7", "pid": 4711}))
+        file.flush()
+        outcome = cli("train", *LRR, *small)
+    assert outcome.code == 0 and "process 4711 on gpu7" in outcome.out
+    assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("variant", ["Conv", "r", "e", "L", "Lr", "LRr"])
+def test_every_variant_trains(cli, small, tmp_path, variant):
+    outcome = cli("train", "model=base", f"variant={variant}", *small, "recipe.epochs=1")
+    assert outcome.code == 0, outcome.err
+    (record,) = records(tmp_path)
+    assert f"-base-{variant}-custom-" in record["run_id"]
+    correlation = record["curve"][0]["correlation_loss"]
+    assert (correlation is None) == (variant in ("Conv", "e"))
+
+
+@pytest.mark.parametrize("override", ["precision=bf16", "precision=fp32", "runtime.execution=auto",
+                                      "runtime.threads=1", "regularizer.centered=true",
+                                      "recipe.val_fraction=0.25", "alpha=0.25"])  # fmt: skip
+def test_switches_train(cli, small, tmp_path, override):
+    threads = torch.get_num_threads()
+    outcome = cli("train", *LRR, *small, "recipe.epochs=1", override)
+    torch.set_num_threads(threads)
+    assert outcome.code == 0, outcome.err
+    (record,) = records(tmp_path)
+    assert ("val_acc_best" in record) == override.startswith("recipe.val")
+
+
+def test_multirun_over_alpha(cli, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = cli("train", "-m", "model=base", "variant=Lr", "alpha=0.25,0.5", *small,
+                  "recipe.epochs=1")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert sorted(r["science"]["variant"]["alpha"] for r in records(tmp_path)) == [0.25, 0.5]
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"results", "checkpoints", "logs", "sweep"}  # nothing of Hydra's own
+
+
+def test_multirun_checks_every_job_before_the_first_trains(cli, small, tmp_path):
+    outcome = cli("train", "-m", "model=base", "variant=Conv,Lr", "alpha=0.5,0.3", *small)
+    assert outcome.code == 2 and "layer 'conv1'" in outcome.err
+    assert "variant=Lr alpha=0.3" in outcome.err and "variant=Conv" not in outcome.err
+    assert "Traceback" not in outcome.err and not (tmp_path / "checkpoints").exists()
+    outcome = cli("train", "-m", "model=base", "variant=Lr", "seed=0,x", *small)
+    assert outcome.code == 2 and "seed=x" in outcome.err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_multirun_goes_on_after_a_failure_and_lists_it(cli, small, tmp_path, monkeypatch):
+    interrupt_in_epoch(monkeypatch, 0, ZeroDivisionError)
+    outcome = cli("train", "-m", "model=base", "variant=Conv,r", *small, "recipe.epochs=1")
+    assert outcome.code == 1
+    assert "1 of 2 runs did not finish" in outcome.err and "variant=Conv" in outcome.err
+    assert [r["science"]["variant"]["regularized"] for r in records(tmp_path)] == [True]
+
+
+def test_mistakes_exit_2_with_one_message(cli, small):
+    for override, word in (
+        ("alpha=0.3", "conv1"),
+        ("variant=XX", "LRr"),
+        ("recipe.x=1", "recipe.x"),
+    ):
+        outcome = cli("train", *LRR, *small, override)
+        assert outcome.code == 2 and word in outcome.err
+        assert "Traceback" not in outcome.err and outcome.out == ""
+
+
+def test_other_data_gets_an_identity_of_its_own(cli, small, tmp_path, digits_root, caplog):
+    cli("train", *LRR, *small, "recipe.epochs=1")
+    arrays = dict(np.load(digits_root / "digits.npz", allow_pickle=False))
+    arrays["train_images"][0, 0, 0, 0] ^= 1
+    (tmp_path / "other").mkdir()
+    np.savez((tmp_path / "other/digits.npz").open("wb"), **arrays)
+    outcome = cli("train", *LRR, *small, "recipe.epochs=1", f"dataset.root={tmp_path}/other")
+    assert outcome.code == 0 and "identity of its own" in caplog.text
+    digests = {record["science"]["dataset"]["digest"] for record in records(tmp_path)}
+    assert len(records(tmp_path)) == len(digests) == 2
+
+
+def test_eval_prints_accuracy_unfused_and_fused(cli, small, tmp_path, digits_root):
+    cli("train", *LRR, *small)
+    (record,) = records(tmp_path)
+    common = [f"checkpoint_dir={tmp_path}/checkpoints", f"dataset.root={digits_root}"]
+    for weights, key in (("best", "test_acc_best"), ("last", "test_acc_last")):
+        outcome = cli("eval", f"run={record['run_id']}", f"weights={weights}", *common)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.count(f"test accuracy {record[key]:.2f} %") == 2
+        difference = float(outcome.out.split("largest logit difference")[1])
+        assert 0 <= difference < 1e-4
+    path = tmp_path / "checkpoints" / record["run_id"] / "best.pt"
+    assert cli("eval", f"checkpoint={path}", *common).code == 0
+
+
+def test_eval_mistakes(cli, tmp_path):
+    for arguments in (["run=unknown"], ["run=unknown", "weights=last"], ["checkpoint=no.pt"], []):
+        outcome = cli("eval", *arguments, f"checkpoint_dir={tmp_path}")
+        assert outcome.code == 2 and "Traceback" not in outcome.err
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    outcome = cli("eval", f"checkpoint={tmp_path}/bad.pt")
+    assert outcome.code == 2 and "bad.pt cannot be read" in outcome.err
+
+
+def start(*overrides: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *overrides],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(tmp_path: Path, name: str, process: subprocess.Popen) -> None:
+    """Until a checkpoint is there, and a little longer: into the next epoch."""
+    deadline = time.time() + 120
+    while not list((tmp_path / "checkpoints").glob(f"*/{name}")):
+        assert process.poll() is None and time.time() < deadline, process.communicate()
+        time.sleep(0.02)
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_signals_keep_the_last_checkpoint_and_say_how_to_continue(small, tmp_path, kind):
+    process = start(*LRR, *small, "recipe.epochs=500")
+    wait_for(tmp_path, "epoch-0001.pt", process)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues from the last checkpoint" in err and "Traceback" not in err
+    assert len(list((tmp_path / "checkpoints").glob("*/epoch-*.pt"))) == 2
+
+
+@pytest.mark.long
+def test_killed_again_and_again_ends_as_an_uninterrupted_run(cli, small, tmp_path):
+    overrides = [*LRR, *small, "recipe.epochs=8"]
+    assert cli("train", *overrides).code == 0
+    (whole,) = records(tmp_path)
+    elsewhere = [f"{kind}_dir={tmp_path}/b/{kind}s" for kind in ("result", "checkpoint", "log")]
+    for attempt, name in enumerate(
+        ("epoch-0000.pt", "epoch-0002.pt", "epoch-0005.pt", "epoch-0007.pt")
+    ):
+        process = start(*overrides, *elsewhere)
+        wait_for(tmp_path / "b", name, process)
+        time.sleep(0.03 * attempt)
+        process.kill()
+        process.communicate()
+    assert cli("train", *overrides, *elsewhere).code == 0
+    parts = json.loads(next((tmp_path / "b/results/runs").glob("*.json")).read_text())
+    assert science_part(parts) == science_part(whole)
+    assert len(parts["provenance"]) == 5
+    assert not list((tmp_path / "b").rglob("*.part"))

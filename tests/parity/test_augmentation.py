@@ -1,0 +1,108 @@
+"""Batches against torchvision: pad, crop, flip, to float, normalise, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as vision
+
+from configs import dataset_config
+from data import load_dataset
+from data.plan import EpochPlan
+from data.reference import ReferenceBatches
+
+CPU = torch.device("cpu")
+
+
+def torchvision_image(pixels, spec, padding: int, top: int, left: int, flip: bool) -> torch.Tensor:
+    image = vision.to_pil_image(torch.from_numpy(pixels).permute(2, 0, 1))
+    image = vision.crop(vision.pad(image, padding), top, left, 32, 32)
+    if flip:
+        image = vision.hflip(image)
+    return vision.normalize(
+        vision.to_tensor(image), spec.normalisation.mean, spec.normalisation.std
+    )
+
+
+def check_against_torchvision(dataset, spec) -> None:
+    dataset = dataset.limited(200, 70)
+    batches = ReferenceBatches(dataset, spec, batch_size=64, eval_batch_size=32, seed=3, device=CPU)
+    augmentation = spec.augmentation
+    offsets = spec.image_size + 2 * augmentation.train_padding - 31
+    plan = EpochPlan.draw(3, 5, size=200, offsets=offsets, flip=augmentation.flip)
+    images, labels = (torch.cat(part) for part in zip(*batches.train(5), strict=True))
+    for i, index in enumerate(plan.order.tolist()):
+        expected = torchvision_image(
+            dataset.train.images[index],
+            spec,
+            augmentation.train_padding,
+            int(plan.top[i]),
+            int(plan.left[i]),
+            bool(plan.flip[i]),
+        )
+        assert torch.equal(images[i], expected)
+    assert torch.equal(labels, torch.from_numpy(dataset.train.labels)[plan.order])
+    tests, _ = (torch.cat(part) for part in zip(*batches.test(), strict=True))
+    for i, pixels in enumerate(dataset.test.images):
+        expected = torchvision_image(pixels, spec, augmentation.test_padding, 0, 0, False)
+        assert torch.equal(tests[i], expected)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
+def test_real_images(name, real_dataset):
+    check_against_torchvision(real_dataset(name), dataset_config(name))
+
+
+def test_digits(digits_root):
+    spec = dataset_config("digits")
+    check_against_torchvision(load_dataset(spec, digits_root), spec)
+
+
+def test_sizes_of_batches(digits_root):
+    spec = dataset_config("digits")
+    dataset = load_dataset(spec, digits_root, limit_train=100, limit_test=10, val_fraction=0.1)
+    batches = ReferenceBatches(
+        dataset, spec, batch_size=32, eval_batch_size=7, seed=0, device=CPU, dtype=torch.float64
+    )
+    assert (batches.train_size, batches.steps_per_epoch) == (90, 3)
+    sizes = [len(labels) for _, labels in batches.train(0)]
+    assert sizes == [32, 32, 26]  # the last, shorter batch is kept
+    assert [len(labels) for _, labels in batches.test()] == [7, 3]
+    assert [len(labels) for _, labels in batches.val()] == [7, 3]
+    images, labels = next(batches.train(0))
+    assert images.shape == (32, 1, 32, 32) and images.dtype == torch.float64
+    assert labels.dtype == torch.int64
+
+
+def test_plan_covers_every_sample_and_choice():
+    plan = EpochPlan.draw(0, 0, size=5000, offsets=9, flip=True)
+    assert np.array_equal(np.sort(plan.order), np.arange(5000))
+    for offset in (plan.top, plan.left):
+        assert torch.bincount(offset).tolist() == pytest.approx([5000 / 9] * 9, rel=0.2)
+    assert plan.flip.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert not torch.equal(plan.top, plan.left)
+
+
+def test_plan_depends_on_seed_and_epoch_alone():
+    draw = {"size": 50, "offsets": 9, "flip": True}
+    first = EpochPlan.draw(0, 0, **draw)
+    torch.rand(10)
+    again = EpochPlan.draw(0, 0, **draw)
+    assert torch.equal(first.order, again.order) and torch.equal(first.flip, again.flip)
+    for seed, epoch in ((0, 1), (1, 0)):
+        assert not torch.equal(first.order, EpochPlan.draw(seed, epoch, **draw).order)
+    plain = EpochPlan.draw(0, 0, **draw | {"flip": False})
+    assert not plain.flip.any() and torch.equal(plain.top, first.top)
+
+
+PINNED = {
+    "order": [2, 1, 5, 9, 6, 7, 0, 8, 3, 4],
+    "top": [8, 6, 5, 0, 6, 1, 7, 1, 6, 1],
+    "left": [6, 4, 6, 3, 8, 1, 8, 5, 3, 0],
+    "flip": [0, 1, 0, 0, 1, 0, 1, 0, 1, 1],
+}
+
+
+def test_plan_is_pinned():
+    """The images of all committed records depend on these draws."""
+    plan = EpochPlan.draw(0, 0, size=10, offsets=9, flip=True)
+    assert {name: getattr(plan, name).int().tolist() for name in PINNED} == PINNED

@@ -1,0 +1,114 @@
+"""The correlation loss against an independent float64 NumPy computation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from linearconv import (
+    LinearConv2d,
+    RegularizedConv2d,
+    correlation_loss,
+    model_correlation_loss,
+)
+
+
+def numpy_loss(weight: np.ndarray, centered: bool) -> float:
+    """Algorithm 1, entry by entry; NumPy's own Pearson correlation where centred."""
+    flat = weight.reshape(len(weight), -1)
+    if centered:
+        return float(np.abs(np.corrcoef(flat) - np.eye(len(flat))).sum())
+    total = 0.0
+    for i, a in enumerate(flat):
+        for j, b in enumerate(flat):
+            cosine = np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b))
+            total += abs(cosine - (i == j))
+    return total
+
+
+def numpy_gradient(weight: np.ndarray, centered: bool) -> np.ndarray:
+    """Gradient by the chain rule, written out.
+
+    L = sum_ij |c_ij - d_ij|, c_ij = u_i . u_j, u_i = v_i / |v_i|. By u_i: 2 sum_j sign(c_ij) u_j
+    over j != i (the diagonal is constant), then the projection orthogonal to u_i, over |v_i|.
+    """
+    flat = weight.reshape(len(weight), -1)
+    if centered:
+        flat = flat - flat.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    unit = flat / norms
+    signs = np.sign(unit @ unit.T)
+    np.fill_diagonal(signs, 0)
+    by_unit = 2 * signs @ unit
+    by_flat = (by_unit - (by_unit * unit).sum(axis=1, keepdims=True) * unit) / norms
+    if centered:
+        by_flat = by_flat - by_flat.mean(axis=1, keepdims=True)
+    return by_flat.reshape(weight.shape)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("shape", [(5, 3, 3, 3), (16, 2, 1, 1), (1, 4, 3, 3), (7, 6, 5, 3)])
+def test_value_and_gradient(shape, centered):
+    values = np.random.default_rng(0).normal(size=shape)
+    weight = torch.tensor(values, requires_grad=True)
+    loss = correlation_loss(weight, centered=centered)
+    loss.backward()
+    if shape == (1, 4, 3, 3) and centered:
+        assert loss.item() == pytest.approx(0, abs=1e-12)  # np.corrcoef of one row is a scalar
+    else:
+        assert loss.item() == pytest.approx(numpy_loss(values, centered), abs=1e-10)
+    np.testing.assert_allclose(weight.grad, numpy_gradient(values, centered), atol=1e-10)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zero_filter_is_finite(dtype, centered):
+    weight = torch.randn(4, 3, 3, 3, dtype=dtype)
+    weight[1] = 0
+    weight.requires_grad_()
+    loss = correlation_loss(weight, centered=centered)
+    loss.backward()
+    others = torch.cat([weight[:1], weight[2:]]).detach()
+    torch.testing.assert_close(loss, correlation_loss(others, centered=centered) + 1)
+    assert weight.grad.isfinite().all()
+    assert weight.grad[1].abs().max() == 0
+
+
+def test_constant_filter_is_finite_when_centered():
+    weight = torch.ones(3, 1, 1, 1, requires_grad=True)  # the released code gives NaN here
+    loss = correlation_loss(weight, centered=True)
+    loss.backward()
+    assert loss.item() == 3 and weight.grad.isfinite().all()
+
+
+def test_tiny_filters_keep_their_correlation():
+    weight = torch.randn(4, 3, 3, 3)
+    torch.testing.assert_close(correlation_loss(weight * 1e-12), correlation_loss(weight))
+
+
+def test_scale_of_a_filter_does_not_matter():
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    scaled = weight * torch.tensor([1e-3, 1.0, 5.0, 1e4], dtype=torch.float64).view(-1, 1, 1, 1)
+    torch.testing.assert_close(correlation_loss(scaled), correlation_loss(weight))
+
+
+def test_model_sums_over_the_layers_that_take_part():
+    linear, marked, plain = LinearConv2d(3, 8, 3), RegularizedConv2d(8, 4, 3), nn.Conv2d(4, 4, 3)
+    model = nn.Sequential(linear, marked, plain)
+    expected = correlation_loss(linear.primary) + correlation_loss(marked.weight)
+    torch.testing.assert_close(model_correlation_loss(model), expected)
+    model_correlation_loss(model).backward()
+    assert linear.coefficients.grad is None and plain.weight.grad is None
+    assert linear.primary.grad is not None and marked.weight.grad is not None
+
+
+def test_a_model_without_such_layers_is_refused():
+    with pytest.raises(ValueError, match="no layer of this model"):
+        model_correlation_loss(nn.Conv2d(3, 4, 3))
+
+
+def test_autocast_does_not_round_the_loss():
+    weight = torch.randn(8, 3, 3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = correlation_loss(weight)
+    assert inside.dtype == torch.float32 and torch.equal(inside, correlation_loss(weight))

@@ -1,0 +1,108 @@
+"""Every mistake in a command gets one message that names it, before anything is computed."""
+
+import pytest
+
+from configs import compose
+from linearconv.errors import UserError
+
+BASE = ["model=base", "variant=Lr"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["variant=Lr"], ["You must specify 'model'", "base", "vgg11"]),
+        (["model=base"], ["You must specify 'variant'", "Conv", "LRr"]),
+        (["model=base", "variant=XX"], ["variant/XX", "Conv", "LRr"]),
+        (["model=resnet", "variant=Lr"], ["model/resnet", "base", "vgg11"]),
+        ([*BASE, "dataset=imagenet"], ["dataset/imagenet", "cifar10", "svhn"]),
+        ([*BASE, "recipe=long"], ["recipe/long", "paper", "short"]),
+        ([*BASE, "runtime=turbo"], ["runtime/turbo", "reference"]),
+        ([*BASE, "epochs=3"], ["epochs"]),
+        ([*BASE, "+recipe.foo=3"], ["unknown key: recipe.foo"]),
+        ([*BASE, "~recipe.epochs"], ["epochs"]),
+        ([*BASE, "recipe.epochs=abc"], ["recipe.epochs=abc", "Integer"]),
+        ([*BASE, "recipe.epochs=2.5"], ["recipe.epochs=2.5", "Integer"]),
+        ([*BASE, "alpha=half"], ["alpha=half", "Float"]),
+        ([*BASE, "resume=maybe"], ["resume=maybe", "bool"]),
+        ([*BASE, "alpha"], ["alpha"]),
+        ([*BASE, "alpha=0.3"], ["layer 'conv1'", "32 filters", "0.28125 and 0.3125"]),
+        ([*BASE, "alpha=0"], ["between 0 and 1"]),
+        ([*BASE, "alpha=1"], ["between 0 and 1", "variant=Conv"]),
+        ([*BASE, "alpha=nan"], ["between 0 and 1"]),
+        (["model=base", "variant=e", "alpha=0.3"], ["layer 'conv1'"]),
+        ([*BASE, "variant.rank=4"], ["variant.rank=4", "variant=LRr", "variant=Lr"]),
+        (["model=base", "variant=LRr", "variant.rank=0"], ["variant.rank", "above 0"]),
+        (["model=base", "variant=LRr", "variant.rank=null"], ["variant.rank", "variant=Lr"]),
+        ([*BASE, "variant.init=xavier"], ["variant.init", "released, variance_preserving"]),
+        (
+            ["model=base", "variant=Conv", "variant.init=released"],
+            ["variant.init", "L, Lr and LRr"],
+        ),
+        ([*BASE, "precision=fp8"], ["precision", "tf32, fp32, bf16", "fp8"]),
+        ([*BASE, "device=gpu"], ["device", "auto, cpu, cuda or cuda:N", "gpu"]),
+        ([*BASE, "device=cpu:1"], ["device", "cpu:1"]),
+        ([*BASE, "device=cuda:99"], ["device=cuda:99 is not there"]),
+        ([*BASE, "runtime.execution=fused"], ["runtime.execution", "auto, generate, factored"]),
+        ([*BASE, "recipe.epochs=0"], ["recipe.epochs", "above 0"]),
+        ([*BASE, "recipe.batch_size=-1"], ["recipe.batch_size", "above 0"]),
+        ([*BASE, "recipe.lr=0"], ["recipe.lr", "above 0"]),
+        ([*BASE, "recipe.lr=inf"], ["recipe.lr", "above 0"]),
+        ([*BASE, "recipe.optimizer=sgd"], ["recipe.optimizer", "adam"]),
+        ([*BASE, "recipe.val_fraction=1"], ["recipe.val_fraction", "below 1"]),
+        ([*BASE, "regularizer.strength=0"], ["regularizer.strength", "variant=L"]),
+        ([*BASE, "regularizer.every=0"], ["regularizer.every", "above 0"]),
+        ([*BASE, "seed=-1"], ["seed", "at least 0"]),
+        ([*BASE, "dataset.limit_train=0"], ["dataset.limit_train", "above 0"]),
+        ([*BASE, "max_minutes=0"], ["max_minutes", "above 0"]),
+    ],
+)
+def test_train_mistakes(overrides, words):
+    with pytest.raises(UserError) as error:
+        compose(overrides)
+    for word in words:
+        assert word in str(error.value)
+    assert "object_type" not in str(error.value)  # nothing of the libraries' internals
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], ["run=<run_id> or checkpoint=<path>"]),
+        (["run=a", "checkpoint=b"], ["either run=<run_id> or checkpoint=<path>"]),
+        (["run=a", "weights=final"], ["weights", "best, last"]),
+        (["run=a", "batch_size=0"], ["batch_size"]),
+        (["run=a", "device=tpu"], ["device"]),
+    ],
+)
+def test_eval_mistakes(overrides, words):
+    with pytest.raises(UserError) as error:
+        compose(overrides, "eval")
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("model", ["base", "vgg11"])
+@pytest.mark.parametrize("variant", ["Conv", "r", "e", "L", "Lr", "LRr"])
+@pytest.mark.parametrize(
+    "dataset", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits"]
+)
+def test_every_combination_composes(model, variant, dataset):
+    config = compose([f"model={model}", f"variant={variant}", f"dataset={dataset}"])
+    assert (config.model.name, config.variant.name) == (model, variant)
+    assert config.dataset.name == dataset
+
+
+def test_defaults_are_the_papers():
+    config = compose(["model=vgg11", "variant=LRr"])
+    assert config.dataset.name == "cifar10" and config.seed == 0 and config.alpha == 0.5
+    assert (config.recipe.epochs, config.recipe.batch_size) == (250, 64)
+    assert (config.recipe.lr_decay_every, config.recipe.lr_decay_factor) == (100, 0.1)
+    assert (config.regularizer.strength, config.regularizer.every) == (0.01, 10)
+    assert config.variant.rank == 10 and config.model.lr in (1e-3, 1e-4)
+
+
+def test_the_data_folder_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("LINEARCONV_DATA", "/elsewhere")
+    assert compose(BASE).dataset.root == "/elsewhere"
+    monkeypatch.delenv("LINEARCONV_DATA")
+    assert compose(BASE).dataset.root == "datasets"

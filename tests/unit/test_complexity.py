@@ -1,0 +1,92 @@
+"""Operation counts: exact ones against torch's own counter, the paper's against its tables."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from linearconv import LinearConv2d, fuse, set_execution
+from linearconv.complexity import count_macs, count_parameters, paper_flops
+from models import Variant, build_model
+
+VARIANTS = {
+    "Conv": Variant(),
+    "e": Variant(widths="matched"),
+    "Lr": Variant(linear=True),
+    "LRr": Variant(linear=True, rank=10),
+}
+
+
+def build(name: str, variant: str) -> nn.Module:
+    return build_model(name, VARIANTS[variant], in_channels=3, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "operations"),
+    [
+        ("base", "Conv", 17_070_070),
+        ("base", "e", 10_084_118),
+        ("base", "Lr", 59_947_078),
+        ("base", "LRr", 24_614_392),
+        ("vgg11", "Conv", 170_568_694),
+        ("vgg11", "e", 93_246_988),
+        ("vgg11", "Lr", 2_397_909_142),
+        ("vgg11", "LRr", 350_112_520),
+    ],
+)
+def test_paper_flops(name, variant, operations):
+    assert paper_flops(build(name, variant), (3, 32, 32)) == operations
+
+
+@pytest.mark.parametrize(
+    ("alpha", "billions"), [(0.125, 1.139), (0.25, 1.838), (0.75, 1.842), (0.875, 1.146)]
+)
+def test_paper_flops_of_table_2(alpha, billions):
+    model = build_model("vgg11", Variant(linear=True, alpha=alpha), in_channels=3, classes=10)
+    assert round(paper_flops(model, (3, 32, 32)) / 1e9, 3) == billions
+
+
+def torch_macs(model: nn.Module, batch_size: int) -> float:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(torch.zeros(batch_size, 3, 32, 32))
+    return counter.get_total_flops() / 2 / batch_size
+
+
+@pytest.mark.parametrize("name", ["base", "vgg11"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_exact_macs_are_torchs(name, variant, batch_size):
+    model = build(name, variant)
+    for execution in ("generate", "factored"):
+        set_execution(model, execution)
+        mine = count_macs(model, (3, 32, 32), execution=execution, batch_size=batch_size)
+        assert mine == pytest.approx(torch_macs(model, batch_size), rel=1e-12)
+    fused = count_macs(model, (3, 32, 32), execution="fused")
+    assert fused == torch_macs(fuse(model), 1)
+
+
+def test_grouped_layers_generate_when_factored_is_asked_for():
+    model = nn.Sequential(LinearConv2d(4, 8, 3, groups=2, bias=False))
+    assert count_macs(model, (4, 8, 8), execution="factored") == 8 * 9 * 2 * 36 + 16 * 9 * 2
+
+
+def test_counting_leaves_the_model_as_it_was():
+    model = build("base", "Lr").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    count_macs(model, (3, 32, 32), execution="fused")
+    paper_flops(model, (3, 32, 32))
+    assert model.training and model.bn1.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_frozen_parameters_do_not_count():
+    layer = LinearConv2d(3, 8, 3)
+    layer.bias.requires_grad_(False)
+    assert count_parameters(layer) == 4 * 27 + 16
+
+
+def test_unknown_execution():
+    with pytest.raises(ValueError, match="generate, factored, fused"):
+        count_macs(nn.Conv2d(3, 3, 1), (3, 4, 4), execution="auto")

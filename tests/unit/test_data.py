@@ -1,0 +1,332 @@
+"""Packed files, canonical order, official readers, and everything that can be wrong with data."""
+
+import hashlib
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from configs import dataset_config
+from data import DatasetSpec, load_dataset
+from data.official import pack
+from data.packed import read_packed, write_packed
+from data.spec import Augmentation, Normalisation
+from linearconv.errors import UserError
+
+DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
+
+
+def spec(**changes) -> DatasetSpec:
+    facts = {
+        "name": "toy",
+        "revision": 1,
+        "classes": 3,
+        "channels": 3,
+        "image_size": 8,
+        "train_size": 6,
+        "test_size": 4,
+        "normalisation": Normalisation([0.5] * 3, [0.5] * 3),
+        "augmentation": Augmentation(),
+    }
+    return DatasetSpec(**(facts | changes))
+
+
+def toy_arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "train_images": random.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8),
+        "train_labels": np.array([0, 1, 2, 0, 1, 2]),
+        "test_images": random.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8),
+        "test_labels": np.array([0, 1, 2, 0]),
+        "classes": np.array(["a", "b", "c"]),
+    }
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    write_packed(tmp_path / "toy.npz", toy_arrays())
+    return tmp_path
+
+
+def test_any_sample_order_loads_as_the_same_dataset(toy, tmp_path):
+    first = read_packed(spec(), toy)
+    arrays = toy_arrays()
+    for split, size in (("train", 6), ("test", 4)):
+        order = np.random.default_rng(1).permutation(size)
+        for kind in ("images", "labels"):
+            arrays[f"{split}_{kind}"] = arrays[f"{split}_{kind}"][order]
+    write_packed(tmp_path / "other" / "toy.npz", arrays)
+    second = read_packed(spec(), tmp_path / "other")
+    assert first.digest == second.digest
+    assert np.array_equal(first.train.images, second.train.images)
+    assert np.array_equal(first.train.labels, second.train.labels)
+
+
+def test_equal_images_are_ordered_by_label(tmp_path):
+    digests = []
+    for labels in ([2, 0, 1, 1, 0, 2], [0, 2, 1, 2, 1, 0]):
+        arrays = toy_arrays() | {"train_labels": np.array(labels)}
+        arrays["train_images"] = np.zeros_like(arrays["train_images"])
+        write_packed(tmp_path / "toy.npz", arrays)
+        dataset = read_packed(spec(), tmp_path)
+        assert dataset.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        digests.append(dataset.digest)
+    assert digests[0] == digests[1]
+
+
+def test_digest_is_the_documented_one(toy):
+    """sha256 over train then test, sorted by (sha256 of the image, label): bytes and label."""
+    arrays, digest = toy_arrays(), hashlib.sha256()
+    for split in ("train", "test"):
+        samples = zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True)
+        ordered = sorted(samples, key=lambda s: (hashlib.sha256(s[0].tobytes()).digest(), s[1]))
+        for image, label in ordered:
+            digest.update(image.tobytes() + int(label).to_bytes(8, "little"))
+    assert read_packed(spec(), toy).digest == digest.hexdigest()
+
+
+def test_a_changed_pixel_or_label_changes_the_digest(toy, tmp_path):
+    digests = {read_packed(spec(), toy).digest}
+    for key, index in (("train_images", (0, 0, 0, 0)), ("test_labels", 3)):
+        arrays = toy_arrays()
+        arrays[key][index] = (arrays[key][index] + 1) % 3
+        write_packed(tmp_path / "changed" / "toy.npz", arrays)
+        digests.add(read_packed(spec(), tmp_path / "changed").digest)
+    assert len(digests) == 3
+
+
+def test_limits_and_hold_out_take_the_ends_in_canonical_order(toy):
+    whole = read_packed(spec(), toy)
+    part = load_dataset(spec(), toy, limit_train=4, limit_test=2, val_fraction=0.25)
+    assert np.array_equal(part.train.images, whole.train.images[:3])
+    assert np.array_equal(part.val.images, whole.train.images[3:4])
+    assert np.array_equal(part.test.labels, whole.test.labels[:2])
+    assert part.digest == whole.digest
+
+
+def test_other_data_than_published_is_said(toy, caplog):
+    caplog.set_level(logging.WARNING)
+    load_dataset(spec(digest="0" * 64), toy)
+    assert "identity of its own" in caplog.text
+    caplog.clear()
+    load_dataset(spec(digest=read_packed(spec(), toy).digest), toy)
+    assert not caplog.text
+
+
+def expect_error(root: Path, *words: str, **changes) -> None:
+    with pytest.raises(UserError) as error:
+        read_packed(spec(**changes), root)
+    message = str(error.value)
+    for word in (str(root / "toy.npz"), "scripts/data.py toy", "copy toy.npz", *words):
+        assert word in message, message
+
+
+def test_missing_file(tmp_path):
+    expect_error(tmp_path, "is missing")
+
+
+def test_truncated_file(toy):
+    path = toy / "toy.npz"
+    content = path.read_bytes()
+    for length in (0, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        expect_error(toy, "truncated or damaged")
+
+
+def test_flipped_bit(toy):
+    path = toy / "toy.npz"
+    with zipfile.ZipFile(path) as file:
+        start = file.getinfo("train_images.npy").header_offset
+    content = bytearray(path.read_bytes())
+    content[start + 400] ^= 1
+    path.write_bytes(content)
+    expect_error(toy, "truncated or damaged", "CRC")
+
+
+def test_not_a_zip_at_all(toy):
+    (toy / "toy.npz").write_text("<html>not found</html>")
+    expect_error(toy, "truncated or damaged")
+    np.save((toy / "toy.npz").open("wb"), np.zeros(3))
+    expect_error(toy, "truncated or damaged")
+
+
+def test_pickled_content_is_not_executed(toy):
+    arrays = toy_arrays() | {"classes": np.array(["a", 1, None], dtype=object)}
+    np.savez((toy / "toy.npz").open("wb"), **arrays)
+    expect_error(toy, "truncated or damaged")
+
+
+def test_missing_array(toy):
+    arrays = toy_arrays()
+    del arrays["test_labels"]
+    write_packed(toy / "toy.npz", arrays)
+    expect_error(toy, "lacks test_labels")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train_size": 7}, {"image_size": 9}, {"channels": 1}, {"test_size": 3}]
+)
+def test_wrong_shape_or_count(toy, changes):
+    expect_error(toy, "has shape", "expected", **changes)
+
+
+def test_wrong_type(toy):
+    arrays = toy_arrays()
+    write_packed(toy / "toy.npz", arrays | {"test_images": arrays["test_images"] / 255})
+    expect_error(toy, "test_images", "float64", "uint8")
+
+
+def test_wrong_label(toy):
+    arrays = toy_arrays()
+    arrays["train_labels"][0] = 3
+    write_packed(toy / "toy.npz", arrays)
+    expect_error(toy, "labels from 0 to 3", "expected 0 to 2")
+
+
+def test_a_failed_write_leaves_no_file(tmp_path):
+    class Unwritable:
+        def __array__(self, *args, **kwargs):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_packed(tmp_path / "toy.npz", {"classes": Unwritable()})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_configs_are_complete(name):
+    config = dataset_config(name)
+    assert config.name == name
+    assert len(config.normalisation.mean) == len(config.normalisation.std) == config.channels
+    # Every training crop has a choice of positions, every test image comes out at 32 pixels.
+    assert config.image_size + 2 * config.augmentation.train_padding > 32
+    assert config.image_size + 2 * config.augmentation.test_padding == 32
+
+
+def test_unknown_dataset_lists_the_choices():
+    with pytest.raises(UserError, match="cifar10, cifar100, digits, fashion_mnist, mnist, svhn"):
+        dataset_config("imagenet")
+
+
+@pytest.mark.parametrize("name", [n for n in DATASETS if n != "svhn"])
+def test_real_data_is_as_published_and_normalised_by_its_own_statistics(
+    name, real_dataset, digits_root
+):
+    config = dataset_config(name)
+    dataset = load_dataset(config, digits_root) if name == "digits" else real_dataset(name)
+    assert dataset.digest == config.digest
+    assert len(dataset.classes) == config.classes
+    pixels = dataset.train.images.reshape(-1, config.channels) / 255
+    np.testing.assert_allclose(pixels.mean(axis=0), config.normalisation.mean, atol=6e-6)
+    np.testing.assert_allclose(pixels.std(axis=0), config.normalisation.std, atol=6e-6)
+
+
+def test_digits_are_scaled_and_split_by_class(digits_root):
+    from sklearn.datasets import load_digits
+
+    dataset = load_dataset(dataset_config("digits"), digits_root)
+    originals = {
+        np.rint(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images
+    }
+    small = dataset.test.images[:, ::4, ::4, 0]
+    assert np.array_equal(small.repeat(4, 1).repeat(4, 2), dataset.test.images[..., 0])
+    assert all(image.tobytes() in originals for image in small)
+    assert set(np.bincount(dataset.test.labels)) <= {34, 35, 36}
+
+
+def svhn_files(raw: Path, monkeypatch) -> np.ndarray:
+    """Small files in the official .mat format, and torchvision told of their checksums."""
+    from torchvision.datasets import SVHN
+
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    entries = {}
+    for split, count in (("train", 5), ("test", 3)):
+        path = raw / f"{split}_32x32.mat"
+        labels = np.array([[10], [1], [2], [10], [9]], dtype=np.uint8)[:count]  # 10 means "0"
+        scipy.io.savemat(path, {"X": images[:count].transpose(1, 2, 3, 0), "y": labels})
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        entries[split] = ["http://unreachable.invalid/", path.name, md5]
+    monkeypatch.setattr(SVHN, "split_list", entries)
+    return images
+
+
+def test_svhn_reader(tmp_path, monkeypatch):
+    images = svhn_files(tmp_path / "raw" / "svhn", monkeypatch)
+    pack("svhn", tmp_path, download=False)
+    config = dataset_config("svhn")
+    config.train_size, config.test_size = 5, 3
+    dataset = read_packed(config, tmp_path)
+    assert sorted(dataset.train.labels) == [0, 0, 1, 2, 9]
+    by_bytes = {
+        image.tobytes(): label for image, label in zip(images, [0, 1, 2, 0, 9], strict=True)
+    }
+    for image, label in zip(dataset.train.images, dataset.train.labels, strict=True):
+        assert by_bytes[image.tobytes()] == label
+    assert dataset.classes == tuple("0123456789")
+
+
+def test_damaged_official_file_is_refused(tmp_path, monkeypatch):
+    raw = tmp_path / "raw" / "svhn"
+    svhn_files(raw, monkeypatch)
+    (raw / "train_32x32.mat").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="could not be read from .*raw/svhn"):
+        pack("svhn", tmp_path, download=False)
+    assert not (tmp_path / "svhn.npz").exists()
+
+
+def test_cifar_reader(tmp_path, monkeypatch):
+    """The official layout: a folder of pickled batches, here with 2 images each."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "raw" / "cifar10" / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    rows = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [3, 4]}))
+    names = [f"class {i}" for i in range(10)]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    pack("cifar10", tmp_path, download=False)
+    config = dataset_config("cifar10")
+    config.train_size, config.test_size = 10, 2
+    dataset = read_packed(config, tmp_path)
+    assert dataset.classes == tuple(names)
+    expected = {row.reshape(3, 32, 32).transpose(1, 2, 0).tobytes() for row in rows}
+    assert {image.tobytes() for image in dataset.test.images} == expected
+
+
+def test_unreachable_download_names_file_folder_and_ways(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    def refuse(self):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(CIFAR10, "download", refuse)
+    with pytest.raises(UserError) as error:
+        load_dataset(dataset_config("cifar10"), tmp_path)
+    for word in (
+        "cifar10.npz is missing",
+        "raw/cifar10",
+        "Name or service not known",
+        "scripts/data.py cifar10",
+        "copy cifar10.npz",
+    ):
+        assert word in str(error.value)
+
+
+def test_training_modules_do_not_import_torchvision():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, train; print(*(m for m in ('torchvision', 'tensorboard', 'pandas', "
+        "'matplotlib', 'sklearn', 'scipy') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

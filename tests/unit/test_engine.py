@@ -1,0 +1,424 @@
+"""Seeding, steps, the loop, checkpoints, locks and records, on a network of a few weights."""
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from linearconv import LinearConv2d, correlation_loss
+from linearconv.engine import checkpoint as checkpoints_module
+from linearconv.engine.checkpoint import Checkpoints, Locked, load, lock
+from linearconv.engine.filters import filter_artifacts
+from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
+from linearconv.engine.precision import precision_flags
+from linearconv.engine.provenance import provenance
+from linearconv.engine.record import build_record, read_record, weights_sha256, write_record
+from linearconv.engine.seeding import derive_seed, generator, seeded
+from linearconv.engine.step import Regularizer, TrainStep, evaluate
+from linearconv.errors import UserError
+
+IDENTITY = {"run_id": "toy", "science": {"a": 1}}
+
+
+class ToyBatches:
+    """Two-class images of (2, 4, 4); 23 batches of 4 and a last one of 3."""
+
+    def __init__(self, val: bool = False) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.images = torch.randn(95, 2, 4, 4, dtype=torch.float64, generator=random)
+        self.labels = (self.images.mean(dim=(1, 2, 3)) > 0).long()
+        self.train_size, self.steps_per_epoch = 95, 24
+        self.has_val = val
+
+    def train(self, epoch):
+        order = torch.randperm(95, generator=generator("toy", epoch))
+        yield from zip(self.images[order].split(4), self.labels[order].split(4), strict=True)
+
+    def test(self):
+        yield from zip(self.images.split(10), self.labels.split(10), strict=True)
+
+    def val(self):
+        return iter([(self.images[:7], self.labels[:7])]) if self.has_val else None
+
+
+def toy_model() -> nn.Module:
+    with seeded("toy-init", 0):
+        return nn.Sequential(
+            LinearConv2d(2, 4, 3, rank=2, dtype=torch.float64),
+            nn.BatchNorm2d(4, dtype=torch.float64),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(16, 2, dtype=torch.float64),
+        )
+
+
+def toy_settings(**changes) -> TrainSettings:
+    values = {
+        "epochs": 4,
+        "lr": 1e-2,
+        "lr_decay_every": 2,
+        "lr_decay_factor": 0.1,
+        "regularizer": Regularizer(0.01, 10, False),
+    }
+    return TrainSettings(**(values | changes))
+
+
+def train(folder: Path, *, batches=None, **kwargs) -> tuple[Training, bool]:
+    """Go on with what lies in the folder, as a run does."""
+    settings = kwargs.pop("settings", toy_settings())
+    training, checkpoints = Training(toy_model(), settings), Checkpoints(folder)
+    state = checkpoints.load_last()
+    if state is not None:
+        training.load_state_dict(state)
+    start = {"host": "here"}
+    done = fit(
+        training, batches or ToyBatches(), checkpoints, identity=IDENTITY, start=start, **kwargs
+    )
+    return training, done
+
+
+def test_seeds_are_the_documented_ones():
+    assert derive_seed("init", 0) == 15771649763199978958
+    assert derive_seed("epoch-plan", 1, 2) != derive_seed("epoch-plan", 12)
+    with seeded("init", 0):
+        inside = torch.rand(3)
+    assert torch.equal(inside, torch.rand(3, generator=generator("init", 0)))
+
+
+def test_seeding_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    with seeded("init", 0):
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_equals_a_loop_written_out(tmp_path):
+    """50 steps of Adam with the decay and the loss on steps 9 and 19 of each epoch."""
+    training, done = train(tmp_path)
+    assert done and training.epoch == 4
+    model, batches = toy_model(), ToyBatches()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for epoch in range(4):
+        for group in optimizer.param_groups:
+            group["lr"] = [1e-2, 1e-2, 1e-3, 1e-3][epoch]
+        total = 0.0
+        for i, (images, labels) in enumerate(batches.train(epoch)):
+            loss = F.cross_entropy(model(images), labels)
+            total += loss.item() * len(labels)
+            if i in (9, 19):
+                loss = loss + 0.01 * correlation_loss(model[0].primary)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(total / 95)
+    assert [e["train_loss"] for e in training.curve] == pytest.approx(losses, rel=1e-9)
+    for mine, theirs in zip(training.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_regularizer_applies_to_every_tenth_step():
+    regularizer = Regularizer(0.01, 10, False)
+    assert [i for i in range(32) if regularizer.applies(i)] == [9, 19, 29]
+    assert all(Regularizer(0.01, 1, False).applies(i) for i in range(3))
+
+
+def test_a_regularized_step_adds_lambda_times_the_loss():
+    gradients = []
+    images, labels = next(ToyBatches().train(0))
+    for regularize in (False, True):
+        model = toy_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        step = TrainStep(model, optimizer, Regularizer(0.3, 10, True), "fp32")
+        step(images, labels, regularize=regularize)
+        gradients.append(model[0].primary.grad)
+    weight = toy_model()[0].primary
+    correlation_loss(weight, centered=True).backward()
+    torch.testing.assert_close(gradients[1] - gradients[0], 0.3 * weight.grad)
+
+
+def test_metrics_of_an_epoch(tmp_path):
+    training, _ = train(tmp_path, settings=toy_settings(epochs=1, lr=1e-30))
+    entry, batches = training.curve[0], ToyBatches()
+    model = toy_model()
+    model.train()
+    logits = [(model(x), y) for x, y in batches.train(0)]
+    loss = sum(F.cross_entropy(z, y, reduction="sum").item() for z, y in logits) / 95
+    correct = sum((z.argmax(1) == y).sum().item() for z, y in logits)
+    assert entry["train_loss"] == pytest.approx(loss)
+    assert entry["train_acc"] == pytest.approx(100 * correct / 95)
+    assert entry["lr"] == 1e-30 and entry["epoch"] == 1
+    assert entry["correlation_loss"] == pytest.approx(correlation_loss(model[0].primary).item())
+    model.eval()
+    z = model(batches.images)
+    assert entry["test_loss"] == pytest.approx(F.cross_entropy(z, batches.labels).item())
+    expected = 100 * (z.argmax(1) == batches.labels).double().mean().item()
+    assert entry["test_acc"] == pytest.approx(expected)
+
+
+def test_evaluation_needs_an_image_and_keeps_the_mode():
+    model = toy_model().train()
+    evaluate(model, ToyBatches().test(), "fp32")
+    assert model.training
+    with pytest.raises(ValueError, match="no image"):
+        evaluate(model, iter(()), "fp32")
+
+
+def test_precision_flags_are_set_and_put_back():
+    conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = conv.allow_tf32, matmul.allow_tf32
+    for precision, expected in (("tf32", True), ("fp32", False), ("bf16", False)):
+        with precision_flags(precision):
+            assert (conv.allow_tf32, matmul.allow_tf32) == (expected, False)
+    assert (conv.allow_tf32, matmul.allow_tf32) == before
+
+
+def test_checkpoints_are_kept_before_the_first_and_after_each_epoch(tmp_path):
+    train(tmp_path, settings=toy_settings(epochs=1))
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == [
+        "best.pt",
+        "epoch-0000.pt",
+        "epoch-0001.pt",
+    ]
+    train(tmp_path, settings=toy_settings(epochs=4))
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == [
+        "best.pt",
+        "epoch-0003.pt",
+        "epoch-0004.pt",
+    ]
+    state = load(tmp_path / "epoch-0004.pt")
+    assert state["epoch"] == 4 and len(state["curve"]) == 4 and state["run_id"] == "toy"
+    assert {"model", "optimizer", "scheduler", "science", "test_acc_best"} <= set(state)
+
+
+def interrupted(folder: Path, epoch: int) -> None:
+    """Train until the middle of an epoch, as Ctrl-C ends it."""
+
+    class Stop:
+        steps = 0
+
+        def epoch_started(self, *args): ...
+        def epoch_finished(self, *args): ...
+        def close(self): ...
+
+        def step_done(self):
+            self.steps += 1
+            if self.steps == 24 * epoch + 7:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, observers=[Stop()])
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+def test_an_interrupted_run_goes_on_bit_identically(tmp_path, epoch):
+    whole, _ = train(tmp_path / "whole")
+    interrupted(tmp_path / "parts", epoch)
+    parts, done = train(tmp_path / "parts")
+    assert done and parts.curve == whole.curve
+    assert weights_sha256(parts.model) == weights_sha256(whole.model)
+    assert [s["first_epoch"] for s in parts.starts] == ([1, epoch + 1])
+    assert parts.starts[-1]["last_epoch"] == 4
+    best = [load(tmp_path / name / "best.pt") for name in ("whole", "parts")]
+    assert best[0]["epoch"] == best[1]["epoch"]
+    assert all(torch.equal(best[0]["model"][k], v) for k, v in best[1]["model"].items())
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
+    whole, _ = train(tmp_path / "whole")
+    train(tmp_path / "parts", settings=toy_settings(epochs=3))
+    last = tmp_path / "parts" / "epoch-0003.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    again, _ = train(tmp_path / "parts")
+    assert again.starts[-1]["first_epoch"] == 3
+    assert weights_sha256(again.model) == weights_sha256(whole.model)
+    assert "epoch-0003.pt cannot be read" in caplog.text
+
+
+def test_a_failed_write_leaves_the_older_checkpoints(tmp_path, monkeypatch):
+    train(tmp_path, settings=toy_settings(epochs=2))
+    before = sorted(tmp_path.iterdir())
+
+    def disk_full(state, file):
+        file.write(b"some bytes")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints_module.torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_deadline_starts_no_epoch_that_would_not_fit(tmp_path):
+    times = iter([0, 10, 10, 40, 40, 65, 65, 75])  # epochs of 10, 30, 25 and 10 seconds
+    training, done = train(tmp_path, deadline=94, clock=lambda: next(times))
+    assert not done and training.epoch == 3  # 65 + 30 > 94
+    training, done = train(tmp_path)
+    assert done and training.epoch == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_kept(tmp_path):
+    with pytest.raises(NonFiniteLoss, match="in epoch 1"):
+        batches = ToyBatches()
+        batches.images[0] = float("nan")
+        train(tmp_path, batches=batches)
+    assert [p.name for p in tmp_path.glob("epoch-*.pt")] == ["epoch-0000.pt"]
+
+
+def test_best_weights_are_those_of_the_first_best_epoch(tmp_path):
+    training, _ = train(tmp_path)
+    accuracies = [entry["test_acc"] for entry in training.curve]
+    assert load(tmp_path / "best.pt")["epoch"] == 1 + int(np.argmax(accuracies))
+    assert training.best("test_acc")["epoch"] == 1 + int(np.argmax(accuracies))
+
+
+def toy_record(training: Training) -> dict:
+    return build_record(
+        "toy", {"a": 1}, training, input_shape=(2, 4, 4), batch_size=4, images_per_epoch=95
+    )
+
+
+def test_record_holds_what_the_design_names(tmp_path):
+    training, _ = train(tmp_path)
+    record = toy_record(training)
+    path = tmp_path / "runs" / "toy.json"
+    write_record(path, record)
+    assert read_record(path) == json.loads(path.read_text()) == record
+    assert set(record) == {
+        "schema",
+        "run_id",
+        "science",
+        "test_acc_best",
+        "best_epoch",
+        "test_acc_last",
+        "curve",
+        "params",
+        "macs_train",
+        "macs_inference",
+        "flops_paper_convention",
+        "final_weights_sha256",
+        "provenance",
+        "timing",
+    }
+    assert record["test_acc_best"] == max(e["test_acc"] for e in record["curve"])
+    assert record["test_acc_last"] == record["curve"][-1]["test_acc"]
+    assert record["params"] == 2 * 18 + 2 * 2 + 2 * 2 + 4 + 8 + 34
+    assert record["macs_inference"]["fused"] == 4 * 18 * 4 + 32
+    assert record["macs_train"]["generate"] == 4 * 18 * 4 + 32 + 8 * 18 / 4
+    assert record["macs_train"]["factored"] == 2 * 18 * 4 + 8 * 4 + 32
+    assert record["timing"]["seconds"] == sum(record["timing"]["seconds_per_epoch"])
+
+
+def test_record_with_validation_images(tmp_path):
+    training, _ = train(tmp_path, batches=ToyBatches(val=True))
+    record = toy_record(training)
+    accuracies = [entry["val_acc"] for entry in training.curve]
+    epoch = 1 + int(np.argmax(accuracies))
+    assert record["val_acc_best"] == max(accuracies)
+    assert record["val_acc_best_epoch"] == epoch
+    assert record["test_acc_at_val_acc_best"] == training.curve[epoch - 1]["test_acc"]
+    assert load(tmp_path / "best.pt")["epoch"] == epoch  # selected without the test images
+
+
+def test_damaged_records_are_named(tmp_path):
+    path = tmp_path / "toy.json"
+    with pytest.raises(UserError, match="there is no record"):
+        read_record(path)
+    for content in ("{", "[]", '{"schema": 99}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match="toy.json is no"):
+            read_record(path)
+
+
+def test_weights_hash_sees_names_values_and_buffers():
+    model = toy_model()
+    hashes = {weights_sha256(model)}
+    model[1].running_mean += 1
+    hashes.add(weights_sha256(model))
+    hashes.add(weights_sha256(nn.ModuleDict({"a": model})))
+    assert len(hashes) == 3
+    assert weights_sha256(toy_model()) in hashes
+
+
+def test_provenance_says_where_and_with_what():
+    entry = provenance(torch.device("cpu"), overrides=["model=base"])
+    assert entry["overrides"] == ["model=base"] and entry["device_kind"] == "cpu"
+    assert (
+        entry["versions"]["torch"] == torch.__version__.split("+")[0] or entry["versions"]["torch"]
+    )
+    assert entry["threads"] == torch.get_num_threads()
+    json.dumps(entry)
+
+
+def test_artifacts_hold_first_filters_and_correlations():
+    model = nn.Sequential(LinearConv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 512, 1))
+    arrays = filter_artifacts(model)
+    assert arrays["layers"].tolist() == ["0", "1"] and arrays["primary"].tolist() == [4, 16]
+    assert arrays["filters"].shape == (8, 3, 3, 3) and arrays["filters"].dtype == np.float16
+    weight = model[0].weight.detach().numpy().reshape(8, -1)
+    unit = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    np.testing.assert_allclose(arrays["correlation_0"], unit @ unit.T, atol=1e-3)
+    assert arrays["correlation_1"].shape == (16, 16)
+
+
+def hold(path: Path, ready, release) -> None:
+    with lock(path):
+        ready.set()
+        release.wait(30)
+
+
+def test_a_lock_keeps_another_process_out_and_names_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "lock", ready, release))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(Locked, match=f"process {other.pid} on "), lock(tmp_path / "lock"):
+        pass
+    release.set()
+    other.join(30)
+    with lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "lock", ready, release))
+    other.start()
+    assert ready.wait(30)
+    other.kill()
+    other.join(30)
+    with lock(tmp_path / "lock"):
+        pass
+
+
+def test_another_hosts_lock_is_stale_only_when_its_heartbeat_is_old(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 7}))
+    with pytest.raises(Locked, match="process 7 on elsewhere"), lock(path):
+        pass
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+    long_ago = time.time() - checkpoints_module.STALE_S - 1
+    os.utime(path, (long_ago, long_ago))
+    with lock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert path.read_text() == ""
+
+
+def test_the_heartbeat_touches_the_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "HEARTBEAT_S", 0.01)
+    path = tmp_path / "lock"
+    with lock(path):
+        os.utime(path, (0, 0))
+        deadline = time.time() + 10
+        while path.stat().st_mtime == 0 and time.time() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0

@@ -1,0 +1,192 @@
+"""Which keys make another run, and what the run is called."""
+
+import re
+
+import pytest
+
+from configs import compose, run_id, science
+from configs.science import recipe_name, variant_name
+from linearconv.engine.record import canonical_json, identity_hash
+from linearconv.errors import UserError
+
+LRR = ["model=vgg11", "variant=LRr"]
+
+
+def identity(*overrides: str, base: list[str] = LRR) -> str:
+    return run_id(science(compose([*base, *overrides])))
+
+
+CHANGING = [
+    "dataset=cifar100",
+    "model=base",
+    "variant=Lr",
+    "alpha=0.25",
+    "seed=1",
+    "precision=fp32",
+    "variant.rank=9",
+    "variant.init=variance_preserving",
+    "recipe=short",
+    "recipe.epochs=3",
+    "recipe.batch_size=50",
+    "recipe.lr=3e-4",
+    "recipe.lr_decay_every=99",
+    "recipe.lr_decay_factor=0.2",
+    "recipe.val_fraction=0.1",
+    "regularizer.strength=0.1",
+    "regularizer.every=1",
+    "regularizer.centered=true",
+    "dataset.limit_train=100",
+    "dataset.limit_test=100",
+    "dataset.digest=0000",
+    "dataset.revision=2",
+    "dataset.augmentation.flip=false",
+    "dataset.augmentation.train_padding=2",
+    "dataset.normalisation.std=[0.2,0.2,0.2]",
+    "model.revision=2",
+    "variant.revision=2",
+]
+KEEPING = [
+    "runtime.execution=factored",
+    "runtime.eval_batch_size=17",
+    "runtime.threads=1",
+    "device=cpu",
+    "resume=false",
+    "overwrite=true",
+    "max_minutes=5",
+    "image_every=3",
+    "results_dir=a",
+    "checkpoint_dir=b",
+    "log_dir=c",
+    "dataset.root=d",
+    "recipe.lr=1e-3",  # the model's own learning rate, written out
+    "alpha=0.50",
+    "recipe=paper",
+]
+
+
+def test_keys_that_change_the_identity():
+    names = [identity(), *(identity(override) for override in CHANGING)]
+    assert len({name.rsplit("-", 1)[1] for name in names}) == len(CHANGING) + 1
+
+
+@pytest.mark.parametrize("override", KEEPING)
+def test_keys_that_do_not(override):
+    assert identity(override) == identity()
+
+
+def test_every_key_of_the_schema_is_in_one_of_the_lists():
+    """A key added later must be placed knowingly."""
+    from dataclasses import fields, is_dataclass
+
+    def leaves(value: object, prefix: str = "") -> list[str]:
+        names = []
+        for f in fields(value):
+            child = getattr(value, f.name)
+            name = prefix + f.name
+            names += leaves(child, name + ".") if is_dataclass(child) else [name]
+        return names
+
+    tested = {re.split("=", override)[0] for override in CHANGING + KEEPING}
+    described = {  # decided by the choice of a group, which is in the lists
+        "model.name",
+        "model.lr",
+        "variant.name",
+        "variant.linear",
+        "variant.regularized",
+        "variant.widths",
+        "runtime.name",
+        "recipe.optimizer",
+        "dataset.name",
+        "dataset.classes",
+        "dataset.channels",
+        "dataset.image_size",
+        "dataset.train_size",
+        "dataset.test_size",
+        "dataset.normalisation.mean",
+        "dataset.augmentation.test_padding",
+    }
+    assert set(leaves(compose(LRR))) == (tested | described) - {
+        "dataset",
+        "model",
+        "variant",
+        "recipe",
+    }
+
+
+def test_what_does_not_apply_does_not_count():
+    conv = ["model=vgg11", "variant=Conv"]
+    for override in ("alpha=0.25", "regularizer.strength=0.5", "regularizer.every=3"):
+        assert identity(override, base=conv) == identity(base=conv)
+    assert identity("regularizer.strength=0.5", base=["model=base", "variant=L"]) == identity(
+        base=["model=base", "variant=L"]
+    )
+    matched = ["model=vgg11", "variant=e"]  # its widths follow from alpha
+    assert identity("alpha=0.25", base=matched) != identity(base=matched)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "cifar10-vgg11-LRr-s0"),
+        (["alpha=0.125"], "cifar10-vgg11-LRr-a0.125-s0"),
+        (["recipe=short", "seed=3"], "cifar10-vgg11-LRr-short-s3"),
+        (["recipe.epochs=30", "recipe.lr_decay_every=12"], "cifar10-vgg11-LRr-short-s0"),
+        (["recipe.epochs=31"], "cifar10-vgg11-LRr-custom-s0"),
+        (["regularizer.every=9"], "cifar10-vgg11-LRr-custom-s0"),
+        (["dataset.augmentation.flip=false"], "cifar10-vgg11-LRr-custom-s0"),
+        (["recipe.lr=1e-4"], "cifar10-vgg11-LRr-custom-s0"),
+        (["dataset=svhn", "model=base", "variant=e"], "svhn-base-e-s0"),
+        (["variant=Conv", "alpha=0.25", "regularizer.every=9"], "cifar10-vgg11-Conv-s0"),
+        (["variant=e", "alpha=0.25"], "cifar10-vgg11-e-a0.25-s0"),
+        (["dataset=digits", "recipe=demo"], "digits-vgg11-LRr-demo-s0"),
+    ],
+)
+def test_names(overrides, name):
+    found = identity(*overrides)
+    assert re.fullmatch(re.escape(name) + "-[0-9a-f]{8}", found), found
+
+
+@pytest.mark.parametrize("name", ["Conv", "r", "e", "L", "Lr", "LRr"])
+def test_variants_are_named_by_what_they_resolve_to(name):
+    config = compose(["model=base", f"variant={name}"])
+    assert variant_name(science(config)["variant"]) == name
+    without = compose(["model=base", "variant=Lr", "variant.regularized=false"])
+    assert variant_name(science(without)["variant"]) == "L"
+
+
+def test_name_and_hash_come_from_the_science_alone():
+    computed = science(compose(LRR))
+    again = {key: computed[key] for key in reversed(computed)}
+    assert run_id(again) == run_id(computed)
+    assert recipe_name(computed) == "paper"
+
+
+def test_the_digest_of_the_data_at_hand_counts():
+    config = compose(LRR)
+    pinned = config.dataset.digest
+    assert run_id(science(config, digest=pinned)) == run_id(science(config))
+    assert run_id(science(config, digest="f" * 64)) != run_id(science(config))
+
+
+def test_pinned_identities():
+    """Committed records are found by these; a change here voids them all."""
+    assert identity_hash({"b": 1, "a": [None, 0.1]}) == identity_hash({"a": [None, 0.1], "b": 1})
+    assert canonical_json({"b": 1, "a": [None, 0.1]}) == '{"a":[null,0.1],"b":1}'
+    assert identity() == PINNED["LRr"]
+    assert identity(base=["model=base", "variant=Conv", "recipe=short"]) == PINNED["Conv"]
+
+
+def test_no_nan_in_an_identity():
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json({"a": float("nan")})
+
+
+def test_science_is_refused_before_it_is_hashed():
+    with pytest.raises(UserError, match="variant.rank=10 belongs to variant=LRr"):
+        identity("variant=Lr", "variant.rank=10")
+
+
+PINNED = {
+    "LRr": "cifar10-vgg11-LRr-s0-0cd6d107",
+    "Conv": "cifar10-base-Conv-short-s0-587854fa",
+}
