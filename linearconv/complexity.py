@@ -3,7 +3,7 @@
 `count_macs` counts exact multiply-adds of convolutions, linear layers and weight generation, for
 each way of executing a LinearConv layer. `paper_flops` counts as the paper does, with the tool
 its authors used (thop 0.0.22), whose conventions are not those of exact counting; it serves the
-comparison with the paper alone.
+comparison with the paper alone. Both take models on the meta device too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,42 +44,86 @@ def count_macs(
     if execution not in MAC_EXECUTIONS:
         raise ValueError(f"execution must be one of {', '.join(MAC_EXECUTIONS)}, got {execution!r}")
 
-    def macs(module: nn.Module, input: Tensor, output: Tensor) -> float:
-        if isinstance(module, LinearConv2d):
-            return _linearconv_macs(module, output, execution, batch_size)
-        if isinstance(module, nn.Conv2d):
-            return _convolution_macs(module, output)
-        if isinstance(module, nn.Linear):
-            return output.numel() * module.in_features
-        return 0
-
-    total = _sum_over_leaves(model, input_shape, macs)
-    return int(total) if total == int(total) else total
+    return _whole(
+        sum(
+            _module_macs(module, output, execution, batch_size)
+            for _, module, _, output in _leaf_calls(model, input_shape)
+        )
+    )
 
 
-def paper_flops(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def layer_table(
+    model: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int
+) -> list[dict[str, Any]]:
+    """One object for each layer with parameters or MACs, in the order of the forward pass.
+
+    Args:
+        model: any module; it is run once on zeros, in evaluation mode.
+        input_shape: (C, H, W).
+        batch_size: images that share one building of the weights.
+
+    Returns:
+        `name`, `kind` (class), `output` (its shape without the batch), `params`, and the MACs per
+        training image `macs_generate` and `macs_factored`.
+    """
+    rows = []
+    for name, module, _, output in _leaf_calls(model, input_shape):
+        macs = {
+            f"macs_{execution}": _whole(_module_macs(module, output, execution, batch_size))
+            for execution in ("generate", "factored")
+        }
+        row = {"name": name, "kind": type(module).__name__, "output": list(output.shape[1:])}
+        row |= {"params": count_parameters(module), **macs}
+        if row["params"] or row["macs_generate"]:
+            rows.append(row)
+    return rows
+
+
+def paper_flops(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    all_input_channels: bool = False,
+    rank: int | None = None,
+) -> int:
     """Operations of one image's training forward pass as the paper counts them ("FLOPs").
 
     A multiply-add is one operation in a convolution and two in a linear layer and in the weight
-    combination; a convolution's bias counts once per input channel; the combination of a grouped
-    layer is counted with all its input channels. Only modules count, functions do not.
+    combination; a convolution's bias counts once per input channel. Only modules count, functions
+    do not.
+
+    Args:
+        model: any module; it is run once on zeros, in evaluation mode.
+        input_shape: (C, H, W).
+        all_input_channels: count the combination of a grouped layer as if its filters had all C
+            input channels, as the authors did (`quirks.py`).
+        rank: count combinations with this rank instead of each layer's own.
     """
-    return int(_sum_over_leaves(model, input_shape, _paper_operations))
+    total = 0
+    for _, module, input, output in _leaf_calls(model, input_shape):
+        total += _module_operations(module, input, output)
+        if isinstance(module, LinearConv2d):
+            channels = module.in_channels if all_input_channels else module.primary.shape[1]
+            total += _combination_operations(module, channels, rank or module.rank)
+    return total
 
 
-def _sum_over_leaves(
-    model: nn.Module,
-    input_shape: tuple[int, int, int],
-    count: Callable[[nn.Module, Tensor, Tensor], float],
-) -> float:
-    """Sum `count(module, input, output)` over the calls of leaf modules for one image."""
-    total = 0.0
+Call = tuple[str, nn.Module, Tensor, Tensor]
+"""(name, module, input, output) of one call of a leaf module; inputs and outputs of one image."""
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += count(module, inputs[0], output)
 
-    handles = [m.register_forward_hook(hook) for m in model.modules() if not any(m.children())]
+def _leaf_calls(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Call]:
+    """The calls of leaf modules in a forward pass of one image of zeros."""
+    calls: list[Call] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls.append((name, module, inputs[0], output))
+
+        return hook
+
+    leaves = [(n, m) for n, m in model.named_modules() if not any(m.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
     example = next(model.parameters())
     try:
         with torch.no_grad(), _evaluating(model):
@@ -86,7 +131,7 @@ def _sum_over_leaves(
     finally:
         for handle in handles:
             handle.remove()
-    return total
+    return calls
 
 
 @contextmanager
@@ -101,52 +146,68 @@ def _evaluating(model: nn.Module):
             module.training = training
 
 
-def _convolution_macs(conv: nn.Conv2d, output: Tensor, filters: int | None = None) -> int:
-    """Multiply-adds of a convolution with so many filters (default: all) for one output map."""
-    filters = conv.out_channels if filters is None else filters
-    per_position = math.prod(conv.kernel_size) * conv.in_channels // conv.groups
-    return filters * per_position * math.prod(output.shape[-2:])
+def _whole(value: float) -> float:
+    """A whole number as an int."""
+    return int(value) if value == int(value) else value
+
+
+def _module_macs(module: nn.Module, output: Tensor, execution: str, batch_size: int) -> float:
+    """Multiply-adds of one leaf module for one image."""
+    if isinstance(module, LinearConv2d):
+        return _linearconv_macs(module, output, execution, batch_size)
+    if isinstance(module, nn.Conv2d):
+        return _convolution_macs(module, output)
+    if isinstance(module, nn.Linear):
+        return output.numel() * module.in_features
+    return 0
+
+
+def _convolution_macs(conv: nn.Conv2d, output: Tensor) -> int:
+    """Multiply-adds of a convolution with all its filters; `output` is that of one image."""
+    return output.numel() * math.prod(conv.kernel_size) * conv.in_channels // conv.groups
 
 
 def _linearconv_macs(layer: LinearConv2d, output: Tensor, execution: str, batch_size: int) -> float:
+    convolution = _convolution_macs(layer, output)
     if execution == "fused":
-        return _convolution_macs(layer, output)
+        return convolution
     primary, *weight_shape = layer.primary.shape
     # Multiply-adds that combine one value of every primary filter, or of every primary output.
     combination = sum(
         p.numel() for name, p in layer.named_parameters() if name.startswith("coefficients")
     )
     if execution == "factored" and layer.groups == 1:
-        positions = math.prod(output.shape[-2:])
-        return _convolution_macs(layer, output, primary) + combination * positions
-    return _convolution_macs(layer, output) + combination * math.prod(weight_shape) / batch_size
+        positions = output.numel() // layer.out_channels
+        return convolution * primary // layer.out_channels + combination * positions
+    return convolution + combination * math.prod(weight_shape) / batch_size
 
 
-def _paper_operations(module: nn.Module, input: Tensor, output: Tensor) -> float:
-    """Operations of one leaf module for one image, by the rules of thop 0.0.22."""
+def _module_operations(module: nn.Module, input: Tensor, output: Tensor) -> int:
+    """Operations of one leaf module for one image by the rules of thop 0.0.22."""
     if isinstance(module, nn.Conv2d):
-        bias = module.bias is not None
-        per_output = (math.prod(module.kernel_size) + bias) * module.in_channels // module.groups
-        operations = output.numel() * per_output
-        if isinstance(module, LinearConv2d):
-            operations += _paper_combination(module)
-        return operations
+        has_bias = module.bias is not None
+        per_output = (math.prod(module.kernel_size) + has_bias) * module.in_channels
+        return output.numel() * per_output // module.groups
     if isinstance(module, nn.BatchNorm2d):
         return 4 * input.numel()
     if isinstance(module, nn.ReLU):
         return input.numel()
     if isinstance(module, nn.MaxPool2d):
         return module.kernel_size * output.numel()
+    if isinstance(module, nn.AvgPool2d):
+        size = module.kernel_size
+        return ((math.prod(size) if isinstance(size, tuple) else size) + 1) * output.numel()
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return (math.prod(input.shape[-2:]) + 1) * output.numel()
     if isinstance(module, nn.Linear):
         return (2 * module.in_features - 1) * output.numel()
     return 0
 
 
-def _paper_combination(layer: LinearConv2d) -> int:
-    """Operations that generate the secondary filters, counted with all C input channels."""
+def _combination_operations(layer: LinearConv2d, channels: int, rank: int | None) -> int:
+    """Operations that generate the secondary filters, each of `channels` input channels."""
     primary, secondary = layer.primary.shape[0], layer.out_channels - layer.primary.shape[0]
-    size = layer.in_channels * math.prod(layer.kernel_size)
-    if layer.rank is None:
+    size = channels * math.prod(layer.kernel_size)
+    if rank is None:
         return (2 * primary - 1) * secondary * size
-    first = (2 * primary - 1) * layer.rank * size
-    return first + (2 * layer.rank - 1) * secondary * size
+    return (2 * primary - 1) * rank * size + (2 * rank - 1) * secondary * size

@@ -306,7 +306,9 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which autocast leaves computations on `tensor`'s device alone."""
     # Entered only where autocast is on, which keeps traced and exported graphs plain.
     kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # torch asks nothing of "meta"
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def _check_rank(rank: int | None, primary: int, secondary: int) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from models.registry import ConvFactory, register
+from models.registry import register
+from models.variants import ConvFactory
 
 
-@register("base")
+@register("base", chain=True)
 def base(
     conv: ConvFactory,
     *,

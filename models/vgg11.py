@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from models.registry import ConvFactory, register
+from models.registry import register
+from models.variants import ConvFactory
 
 POOLED = (True, True, False, True, False, True, False, True)
 """Whether each of the eight convolutions is followed by pooling."""
 
 
-@register("vgg11")
+@register("vgg11", chain=True)
 def vgg11(
     conv: ConvFactory,
     *,

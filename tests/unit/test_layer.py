@@ -245,6 +245,12 @@ def test_channels_last_is_kept():
         assert module(images).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_meta_device(images):
+    for execution in EXECUTIONS:
+        module = layer(execution=execution, device="meta")
+        assert module(images.to("meta")).shape == (2, 8, 7, 7)
+
+
 def test_repr_names_what_was_chosen():
     text = repr(LinearConv2d(6, 8, 3, alpha=0.25, rank=2))
     assert "alpha=0.25, rank=2, factored" in text

@@ -1,0 +1,58 @@
+"""What a variant is to a model: the layer that takes the place of its convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from linearconv.layer import LinearConv2d, split_filters
+from linearconv.regularizer import RegularizedConv2d
+
+ConvFactory = Callable[..., nn.Module]
+"""A callable with `torch.nn.Conv2d`'s signature."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What takes the place of the convolutions that the paper replaces (section 4.3).
+
+    Attributes:
+        linear: LinearConv2d (True) or a plain convolution.
+        regularized: the correlation loss acts on the filters.
+        alpha: share of primary filters; for `widths="matched"` the one of the -Lr model whose
+            parameters are matched.
+        rank: rank R of A = A1 A2, or None for a full A.
+        init: LinearConv2d's `init`.
+        widths: "model" for the architecture's own widths, "matched" for narrower ones with about
+            as many parameters as the -Lr model (variant e).
+    """
+
+    linear: bool = False
+    regularized: bool = False
+    alpha: float = 0.5
+    rank: int | None = None
+    init: str = "released"
+    widths: str = "model"
+
+    @classmethod
+    def from_science(cls, variant: Mapping[str, Any]) -> Variant:
+        """The variant that a run's science config describes (null: the default, unused)."""
+        names = [f.name for f in fields(cls)]
+        return cls(**{name: variant[name] for name in names if variant[name] is not None})
+
+    @property
+    def conv(self) -> ConvFactory:
+        """The layer, with `torch.nn.Conv2d`'s signature; cuts a rank to what a layer allows."""
+        if self.linear:
+            return self._linear_conv
+        return RegularizedConv2d if self.regularized else nn.Conv2d
+
+    def _linear_conv(
+        self, in_channels: int, out_channels: int, *args: Any, **kwargs: Any
+    ) -> LinearConv2d:
+        rank = self.rank and min(self.rank, *split_filters(out_channels, self.alpha))
+        kwargs |= {"alpha": self.alpha, "rank": rank, "init": self.init}
+        return LinearConv2d(in_channels, out_channels, *args, **kwargs)

@@ -1,0 +1,196 @@
+"""Parameters and operations: of every row of the paper's tables, or of one network.
+
+    python scripts/count.py                          # Tables 2-5, here and in the paper
+    python scripts/count.py --format json
+    python scripts/count.py model=vgg11 variant=LRr  # a table of that network's layers
+
+"FLOPs" are in the paper's convention; MACs are exact multiply-adds of one image: at training of
+the forward pass, with the building of the weights shared by the recipe's batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs import compose, science
+from configs.schema import TrainConfig
+from linearconv import LinearConv2d
+from linearconv.complexity import count_macs, count_parameters, layer_table, paper_flops
+from linearconv.engine.filters import primary_count
+from linearconv.errors import UserError
+from linearconv.quirks import QUIRKS, ROW_QUIRKS, quirky_flops
+from models import Variant, build_model
+
+PAPER = Path(__file__).resolve().parents[1] / "results" / "paper" / "tables.csv"
+INPUT = (3, 32, 32)
+"""(C, H, W): the paper counts with CIFAR-10's images and 10 classes."""
+
+
+def main() -> int:
+    """Print what the arguments ask for; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    args = parser.parse_args()
+    try:
+        if args.overrides:
+            config = compose(args.overrides)
+            print(json.dumps(summary(config)) if args.format == "json" else summary_text(config))
+        else:
+            rows = paper_rows()
+            print(json.dumps(rows, indent=1) if args.format == "json" else rows_text(rows))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
+    """The network of a config, without memory for its weights."""
+    variant = Variant.from_science(science(config)["variant"])
+    with torch.device("meta"):
+        return build_model(config.model.name, variant, in_channels=channels, classes=classes)
+
+
+def paper_rows() -> list[dict[str, Any]]:
+    """One object for each row of Tables 2 to 5, with this project's counts beside the paper's."""
+    with PAPER.open(newline="") as file:
+        return [_count_row(row) for row in csv.DictReader(file)]
+
+
+def _count_row(row: dict[str, str]) -> dict[str, Any]:
+    model, variant = row["model"], row["variant"]
+    overrides = [f"model={model}", f"variant={variant}"]
+    if row["alpha"] and variant != "Conv":
+        overrides.append(f"alpha={row['alpha']}")
+    config = compose(overrides)
+    net, quirks = network(config, INPUT[0], 10), ROW_QUIRKS.get((model, variant), ())
+    params, flops = count_parameters(net), quirky_flops(net, INPUT, quirks)
+    macs = {
+        f"macs_{phase}_{execution}": count_macs(
+            net, INPUT, execution=execution, batch_size=config.recipe.batch_size
+        )
+        for phase, execution in (
+            ("train", "generate"),
+            ("train", "factored"),
+            ("inference", "fused"),
+            ("inference", "factored"),
+        )
+    }
+    return {
+        "table": int(row["table"]),
+        "model": model,
+        "variant": variant,
+        "alpha": float(row["alpha"]) if row["alpha"] else None,
+        "params": params,
+        "params_paper_m": float(row["params_m"]),
+        "params_match": printed(params, 1e6, row["params_m"]) == row["params_m"],
+        "flops_paper_convention": flops,
+        "flops_without_quirks": paper_flops(net, INPUT),
+        "flops_paper_b": float(row["flops_b"]),
+        "flops_match": printed(flops, 1e9, row["flops_b"]) == row["flops_b"],
+        "quirks": list(quirks),
+        **macs,
+    }
+
+
+def printed(count: int, unit: float, like: str) -> str:
+    """A count in millions or billions, rounded half up to as many decimals as `like` has."""
+    value = Decimal(count) / Decimal(int(unit))
+    return str(value.quantize(Decimal(like), rounding=ROUND_HALF_UP))
+
+
+def rows_text(rows: list[dict[str, Any]]) -> str:
+    """The rows of all tables as text; = and X tell whether a cell agrees with the paper's."""
+    lines = [
+        f"{'':33}{'Parameters (M)':^20}{'paper FLOPs (B)':^21}{'training MACs (M)':>20}"
+        f"{'inference MACs (M)':>21}",
+        f"{'table model':<21}{'variant':<8}{'alpha':<6}{'here':>8}{'paper':>8}    {'here':>9}"
+        f"{'paper':>8}  {'generate':>11}{'factored':>9}{'fused':>11}{'factored':>10}  quirks",
+    ]
+    for row in rows:
+        alpha = "" if row["alpha"] is None else f"{row['alpha']:g}"
+        params, flops = ("=" if row[f"{key}_match"] else "X" for key in ("params", "flops"))
+        generate, factored, fused, inference = (row[key] / 1e6 for key in row if "macs_" in key)
+        lines.append(
+            f"{row['table']:>3}   {row['model']:<15}{row['variant']:<8}{alpha:<6}"
+            f"{row['params'] / 1e6:>9.4f}{row['params_paper_m']:>7.2f} {params} "
+            f"{row['flops_paper_convention'] / 1e9:>10.5f}{row['flops_paper_b']:>8.3f} {flops}"
+            f"{generate:>11.1f}{factored:>9.1f}{fused:>11.1f}{inference:>10.1f}"
+            f"  {', '.join(row['quirks'])}".rstrip()
+        )
+    cells = [row[f"{key}_match"] for row in rows for key in ("params", "flops")]
+    used = dict.fromkeys(name for row in rows for name in row["quirks"])
+    lines += ["", f"{sum(cells)} of {len(cells)} cells agree at the printed precision. Quirks:"]
+    return "\n".join(lines + [f"  {name}: {QUIRKS[name].meaning}" for name in used])
+
+
+def summary(config: TrainConfig) -> dict[str, Any]:
+    """Totals and layers of one network, for its own dataset's images."""
+    channels = config.dataset.channels
+    net = network(config, channels, config.dataset.classes)
+    shape = (channels, *INPUT[1:])
+    batch_size = config.recipe.batch_size
+    return {
+        "model": config.model.name,
+        "variant": config.variant.name,
+        "input": list(shape),
+        "layers": [
+            layer | _split(net.get_submodule(layer["name"]))
+            for layer in layer_table(net, shape, batch_size=batch_size)
+        ],
+        "params": count_parameters(net),
+        "flops_paper_convention": paper_flops(net, shape),
+        "macs_train_generate": count_macs(net, shape, execution="generate", batch_size=batch_size),
+        "macs_train_factored": count_macs(net, shape, execution="factored", batch_size=batch_size),
+        "macs_inference_fused": count_macs(net, shape, execution="fused"),
+    }
+
+
+def _split(module: nn.Module) -> dict[str, int | None]:
+    """Numbers of primary and secondary filters; None for all but LinearConv layers."""
+    if not isinstance(module, LinearConv2d):
+        return {"primary": None, "secondary": None}
+    primary = primary_count(module)
+    return {"primary": primary, "secondary": module.out_channels - primary}
+
+
+def summary_text(config: TrainConfig) -> str:
+    """The summary in at most 100 columns."""
+    found = summary(config)
+    lines = [
+        f"{found['model']}-{found['variant']} on {'x'.join(map(str, found['input']))}",
+        f"{'layer':<26}{'kind':<14}{'output':<14}{'parameters':>12}{'generate':>11}{'factored':>11}"
+        f"{'P + S':>11}",
+    ]
+    for layer in found["layers"]:
+        split = "" if layer["primary"] is None else f"{layer['primary']} + {layer['secondary']}"
+        lines.append(
+            f"{layer['name'][-25:]:<26}{layer['kind']:<14}"
+            f"{'x'.join(map(str, layer['output'])):<14}{layer['params']:>12,}"
+            f"{layer['macs_generate'] / 1e6:>11.3f}{layer['macs_factored'] / 1e6:>11.3f}"
+            f"{split:>11}".rstrip()
+        )
+    totals = [found[f"macs_train_{name}"] / 1e6 for name in ("generate", "factored")]
+    lines.append(f"{'total':<54}{found['params']:>12,}{totals[0]:>11.3f}{totals[1]:>11.3f}")
+    lines += [
+        "MACs in millions for one training image; P primary, S secondary filters.",
+        f"Folded for inference: {found['macs_inference_fused'] / 1e6:.3f} M.",
+        f"FLOPs in the paper's convention: {found['flops_paper_convention'] / 1e9:.6f} B.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
