@@ -17,7 +17,7 @@ from data.reference import ReferenceBatches
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
-from linearconv.engine.precision import precision_flags
+from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.step import evaluate
 from linearconv.errors import UserError
 from models import Variant, build_model
@@ -45,7 +45,8 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
         for name, network in (("unfused", model), ("fused", fused)):
             result = evaluate(network, batches.test(), precision)
             print(f"{name:8} test accuracy {result.accuracy:.2f} %  loss {result.loss:.4f}")
-        difference = largest_logit_difference(model, fused, batches)
+        with autocast(precision, device):
+            difference = largest_logit_difference(model, fused, batches)
     print(f"largest logit difference {difference:.2e}")
     return 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +17,30 @@ from data import Dataset, load_dataset
 from data.packed import packed_path
 from data.reference import SIZE, ReferenceBatches
 from linearconv import set_execution
-from linearconv.engine.checkpoint import Locked
+from linearconv.dropout import seed_dropout
+from linearconv.engine.checkpoint import Locked, load
 from linearconv.engine.device import resolve_device
 from linearconv.engine.loop import TrainSettings
 from linearconv.engine.provenance import provenance
 from linearconv.engine.run import Places, Restart, execute
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
-from models import Variant, build_model
+from linearconv.errors import UserError
+from models import Variant, architecture, build_model
+
+STARTED = time.monotonic()
+"""When the process started: max_minutes counts from here, for all jobs of a multirun."""
+
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 def train(config: TrainConfig, overrides: list[str]) -> int:
     """Run one config to its record; returns the exit code (see `configs.cli`)."""
     # A finished run says so even where its data is not at hand; else the data comes first, since
     # the run's identity depends on what is really in the file.
-    identity = science(config)
+    baseline = read_baseline(config)
+    baseline_id = None if baseline is None else baseline["run_id"]
+    identity = science(config, baseline=baseline_id)
     has_data = packed_path(config.dataset.name, Path(config.dataset.root)).exists()
     if has_data or config.overwrite or not places_of(config, identity).record.exists():
         dataset = load_dataset(
@@ -39,22 +50,43 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
             limit_test=config.dataset.limit_test,
             val_fraction=config.recipe.val_fraction,
         )
-        identity = science(config, digest=dataset.digest)
+        identity = science(config, digest=dataset.digest, baseline=baseline_id)
     places = places_of(config, identity)
     record = places.finished()
     if record is not None and not config.overwrite:
         print(f"{places.run_id} is already finished (overwrite=true runs it again)")
     else:
         try:
-            record = run(config, identity, places, dataset, overrides)
+            record = run(config, identity, places, dataset, baseline, overrides)
         except Locked as holder:
             print(f"{places.run_id} is being worked on by {holder}")
             return 0
         if record is None:
-            print("stopped by max_minutes: the same command continues from the last checkpoint")
+            print("stopped by max_minutes: with resume=true the same command continues")
             return OUT_OF_TIME
     print(summary(record, places))
     return 0
+
+
+def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
+    """The checkpoint of the trained network that the model starts from, if it starts from one."""
+    if config.baseline_checkpoint is None:
+        return None
+    checkpoint = load(Path(config.baseline_checkpoint))
+    expected = (architecture(config.model.name).baseline, "Conv", config.dataset.name)
+    found = checkpoint.get("science")
+    actual = found and (
+        found["model"]["name"],
+        variant_name(found["variant"]),
+        found["dataset"]["name"],
+    )
+    if actual != expected or "optimizer" in checkpoint:
+        raise UserError(
+            f"baseline_checkpoint={config.baseline_checkpoint} does not hold the best weights "
+            f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}"
+            + (f", but those of {checkpoint['run_id']}" if found else "")
+        )
+    return checkpoint
 
 
 def places_of(config: TrainConfig, identity: dict[str, Any]) -> Places:
@@ -68,22 +100,25 @@ def run(
     identity: dict[str, Any],
     places: Places,
     dataset: Dataset,
+    baseline: dict[str, Any] | None,
     overrides: list[str],
 ) -> dict[str, Any] | None:
     """Build what the engine needs and let it train; returns the record, None if out of time."""
     device = resolve_device(config.device)
-    if config.runtime.threads is not None:
-        torch.set_num_threads(config.runtime.threads)
+    torch.set_num_threads(config.runtime.threads or DEFAULT_THREADS)
     recipe, spec = config.recipe, config.dataset
 
     def initial_model() -> torch.nn.Module:
+        shape = {"in_channels": spec.channels, "classes": spec.classes}
         with seeded("init", config.seed):
             model = build_model(
-                config.model.name,
-                Variant.from_science(identity["variant"]),
-                in_channels=spec.channels,
-                classes=spec.classes,
+                config.model.name, Variant.from_science(identity["variant"]), **shape
             )
+        if baseline is not None:
+            trained = build_model(baseline["science"]["model"]["name"], Variant(), **shape)
+            trained.load_state_dict(baseline["model"])
+            model.start_from(trained)
+        seed_dropout(model, config.seed)
         set_execution(model, config.runtime.execution)
         return model.to(device)
 
@@ -117,7 +152,7 @@ def run(
         input_shape=(spec.channels, SIZE, SIZE),
         restart=Restart(config.resume, config.overwrite),
         image_every=config.image_every,
-        max_minutes=config.max_minutes,
+        deadline=STARTED + 60 * (config.max_minutes or math.inf),
     )
 
 

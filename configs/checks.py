@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
 
 from configs.schema import EvalConfig, TrainConfig
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 from linearconv.layer import EXECUTIONS, INITS
-from models import Variant, check_variant
+from models import Variant, architecture, check_variant
 
 
 def check(config: TrainConfig | EvalConfig) -> None:
@@ -23,7 +25,29 @@ def check(config: TrainConfig | EvalConfig) -> None:
     else:
         _check_numbers(config)
         _check_choices(config)
+        _check_dataset(config)
         _check_variant(config)
+
+
+def check_ready(config: TrainConfig | EvalConfig) -> None:
+    """Refuse a config that `check` accepts but that lacks a file to be trained from.
+
+    Raises:
+        UserError: the baseline's checkpoint is missing, or given where none is needed.
+    """
+    if isinstance(config, EvalConfig):
+        return
+    name, path = config.model.name, config.baseline_checkpoint
+    baseline = architecture(name).baseline
+    if baseline is None:
+        _require(path is None, f"baseline_checkpoint is not used by model={name}: leave it out")
+        return
+    how = (
+        f"train one with `python train.py model={baseline} variant=Conv "
+        f"dataset={config.dataset.name}` and give baseline_checkpoint=checkpoints/<run_id>/best.pt"
+    )
+    _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
+    _require(Path(path).is_file(), f"baseline_checkpoint={path} is not there: {how}")
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -64,6 +88,39 @@ def _check_numbers(config: TrainConfig) -> None:
     )
 
 
+def _check_dataset(config: TrainConfig) -> None:
+    dataset, fraction = config.dataset, config.recipe.val_fraction
+    for key, limit, size in (
+        ("limit_train", dataset.limit_train, dataset.train_size),
+        ("limit_test", dataset.limit_test, dataset.test_size),
+    ):
+        _require(
+            limit is None or limit <= size,
+            f"dataset.{key}={limit} is more than the {size} images of {dataset.name}",
+        )
+    images = dataset.limit_train or dataset.train_size
+    _require(
+        fraction == 0 or 0 < round(fraction * images) < images,
+        f"recipe.val_fraction={fraction} leaves no training or no validation image of {images}",
+    )
+    for key, values in asdict(dataset.normalisation).items():
+        _require(
+            len(values) == dataset.channels,
+            f"dataset.normalisation.{key} needs {dataset.channels} values, got {values}",
+        )
+    size, augmentation = dataset.image_size, dataset.augmentation
+    _require(
+        augmentation.train_padding >= 0 and size + 2 * augmentation.train_padding >= 32,
+        f"dataset.augmentation.train_padding={augmentation.train_padding} does not bring images of "
+        f"{size} pixels to 32",
+    )
+    _require(
+        size + 2 * augmentation.test_padding == 32,
+        f"dataset.augmentation.test_padding must be {(32 - size) // 2}, which brings images of "
+        f"{size} pixels to 32, got {augmentation.test_padding}",
+    )
+
+
 def _check_choices(config: TrainConfig) -> None:
     _require_choice("precision", config.precision, PRECISIONS)
     _require_choice("runtime.execution", config.runtime.execution, EXECUTIONS)
@@ -74,6 +131,10 @@ def _check_choices(config: TrainConfig) -> None:
 
 def _check_variant(config: TrainConfig) -> None:
     variant = config.variant
+    _require(
+        not (variant.linear and variant.widths == "matched"),
+        f"variant.widths=matched belongs to variant=e, got variant={variant.name}",
+    )
     if variant.name == "LRr":
         _require(
             variant.rank is not None and variant.rank > 0,
@@ -94,7 +155,12 @@ def _check_variant(config: TrainConfig) -> None:
         )
     check_variant(
         config.model.name,
-        Variant(linear=variant.linear, alpha=config.alpha, widths=variant.widths),
+        Variant(
+            linear=variant.linear,
+            regularized=variant.regularized,
+            alpha=config.alpha,
+            widths=variant.widths,
+        ),
     )
 
 

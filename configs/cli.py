@@ -15,13 +15,15 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from configs.checks import check
+from configs.checks import check, check_ready
 from configs.compose import CONFIG_DIR, VERSION_BASE, compose, to_config, user_errors
+from configs.schema import EvalConfig, TrainConfig
 from linearconv.errors import UserError
 
 FAILED, MISTAKE, OUT_OF_TIME, INTERRUPTED = 1, 2, 75, 130
@@ -36,7 +38,10 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     In a multirun a failed job does not stop the others; all failures are listed at the end.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, _interrupt)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage(config_name))
+        sys.exit(0)
     outcomes: list[tuple[list[str], int]] = []
 
     def task(composed: DictConfig) -> int:
@@ -55,15 +60,37 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(MISTAKE)
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        _exit_code(outcomes)
+        again = ": the same command continues from the last checkpoint"
+        print("interrupted" + again * (config_name == "train"), file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(_exit_code(outcomes))
+
+
+def _interrupt(signum: int, frame: Any) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def usage(config_name: str) -> str:
+    """How to call an entry point, and the choices of each group."""
+    lines = [f"python {config_name}.py KEY=VALUE ...   (-m for a sweep, --cfg job for all keys)"]
+    if config_name == "train":
+        for group in ("model", "variant", "dataset", "recipe", "runtime"):
+            choices = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+            lines.append(f"  {group}= {' '.join(choices)}")
+        schema = TrainConfig
+    else:
+        schema = EvalConfig
+    lines.append((schema.__doc__ or "").strip())
+    return "\n".join(lines)
 
 
 def _run_job(job: Job, composed: DictConfig, overrides: list[str]) -> int:
     try:
         config = to_config(composed)
         check(config)
+        check_ready(config)
         return job(config, overrides)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -99,7 +126,7 @@ class CheckEveryJob(Callback):
             jobs, mistakes = [], [str(error)]
         for overrides in jobs:
             try:
-                compose(overrides, config_name)
+                check_ready(compose(overrides, config_name))
             except UserError as error:
                 mistakes.append(f"{' '.join(overrides)}: {error}")
         if mistakes:
@@ -109,7 +136,9 @@ class CheckEveryJob(Callback):
 
 def _jobs(overrides: list[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, expanded as Hydra's basic sweeper does."""
+    hydra_app = GlobalHydra.instance()
+    loader = hydra_app.config_loader() if hydra_app.is_initialized() else None  # for glob(*)
     with user_errors():
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create(loader).parse_overrides(overrides)
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         return jobs

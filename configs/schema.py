@@ -106,7 +106,9 @@ class TrainConfig:
         device: auto, cpu, cuda or cuda:N.
         resume: continue an interrupted run from its last checkpoint; false starts it over.
         overwrite: run a finished run again; its record is replaced when the new one is complete.
-        max_minutes: stop at an epoch's end before so many minutes have passed; null: no limit.
+            Interrupted, this too is continued by the same command.
+        baseline_checkpoint: best.pt of the trained network that a model starts from (vgg11_basis).
+        max_minutes: stop at an epoch's end before the process has run so long; null: no limit.
         image_every: epochs between two sets of images in the TensorBoard log.
         results_dir: where the record goes: <results_dir>/runs/<run_id>.json.
         checkpoint_dir: where the checkpoints go: <checkpoint_dir>/<run_id>/.
@@ -125,6 +127,7 @@ class TrainConfig:
     device: str = "auto"
     resume: bool = True
     overwrite: bool = False
+    baseline_checkpoint: str | None = None
     max_minutes: float | None = None
     image_every: int = 10
     results_dir: str = "results"

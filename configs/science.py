@@ -19,7 +19,9 @@ SCIENCE_VERSION = 1
 Science = dict[str, Any]
 
 
-def science(config: TrainConfig, *, digest: str | None = None) -> Science:
+def science(
+    config: TrainConfig, *, digest: str | None = None, baseline: str | None = None
+) -> Science:
     """Everything that decides what a run computes; null where it does not apply.
 
     Not in it: runtime, device, paths, resuming, logging.
@@ -27,6 +29,7 @@ def science(config: TrainConfig, *, digest: str | None = None) -> Science:
     Args:
         config: composed and checked.
         digest: of the data at hand; None for the published data's, pinned in the config.
+        baseline: run_id of the trained network that the model starts from, if it does.
     """
     dataset, variant, recipe = config.dataset, config.variant, asdict(config.recipe)
     uses_alpha = variant.linear or variant.widths == "matched"
@@ -37,6 +40,7 @@ def science(config: TrainConfig, *, digest: str | None = None) -> Science:
             "name": dataset.name,
             "revision": dataset.revision,
             "digest": digest or dataset.digest,
+            "classes": dataset.classes,
             "limit_train": dataset.limit_train,
             "limit_test": dataset.limit_test,
         },
@@ -58,7 +62,7 @@ def science(config: TrainConfig, *, digest: str | None = None) -> Science:
         },
         "precision": config.precision,
         "seed": config.seed,
-        "baseline": None,  # run_id of the trained network that a model starts from
+        "baseline": baseline,
     }
 
 

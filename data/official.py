@@ -6,6 +6,7 @@ alone, since training itself reads the packed file.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def pack(name: str, root: Path, *, download: bool = True) -> Path:
-    """Write `<root>/<name>.npz` from the official files under `<root>/raw/<name>/`.
+    """Write `<root>/<name>.npz`, unless it is there, from the files in `<root>/raw/<name>/`.
 
     Args:
         name: one of `READERS`.
@@ -31,19 +32,20 @@ def pack(name: str, root: Path, *, download: bool = True) -> Path:
     Raises:
         UserError: the official files are not there and cannot be fetched, or are damaged.
     """
-    raw = root / "raw" / name
+    raw, path = root / "raw" / name, packed_path(name, root)
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        arrays = READERS[name](raw, download)
+        with (raw / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes, one fetches for all
+            if not path.exists():
+                write_packed(path, READERS[name](raw, download))
+                log.info("packed %s into %s", name, path)
     except (OSError, RuntimeError, ImportError, EOFError, ValueError) as error:
         raise UserError(
-            f"{packed_path(name, root)} is missing, and the official files of {name} could not "
+            f"{path} is missing, and the official files of {name} could not "
             f"be {'downloaded to' if download else 'read from'} {raw.resolve()}/: {error}. "
             f"{how_to_get(name, root)}"
         ) from None
-    path = packed_path(name, root)
-    write_packed(path, arrays)
-    log.info("packed %s into %s", name, path)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
+
+DAMAGE = (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile,
+          zlib.error)  # fmt: skip
+"""What reading a damaged .npz raises."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,9 @@ class Dataset:
 
     def hold_out(self, fraction: float) -> Dataset:
         """Move the last `fraction` of the training images, in canonical order, to `val`."""
-        count = round(fraction * len(self.train))
-        if count == 0:
+        if fraction == 0:
             return self
+        count = round(fraction * len(self.train))
         kept = len(self.train) - count
         return replace(self, train=self.train[:kept], val=self.train[kept:])
 
@@ -97,6 +102,10 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
                 f"{path}: {key} has shape {actual[0]} and type {actual[1]}, expected "
                 f"{expected[0]} and {expected[1]} for {spec.name}. {how_to_get(spec.name, root)}"
             )
+    if arrays["classes"].shape != (spec.classes,) or arrays["classes"].dtype.kind != "U":
+        raise UserError(
+            f"{path}: classes must be {spec.classes} names. {how_to_get(spec.name, root)}"
+        )
     for key in ("train_labels", "test_labels"):
         low, high = arrays[key].min(), arrays[key].max()
         if low < 0 or high >= spec.classes:
@@ -118,7 +127,7 @@ def _read_arrays(path: Path, spec: DatasetSpec, root: Path) -> dict[str, np.ndar
                 return {key: file[key] for key in KEYS}
     except FileNotFoundError:
         raise UserError(f"{path} is missing. {how_to_get(spec.name, root)}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path} is truncated or damaged ({error}); expected the packed {spec.name}. "
             f"Delete it first. {how_to_get(spec.name, root)}"

@@ -61,7 +61,6 @@ def places(tmp_path: Path, digits_root: Path) -> list[str]:
         f"results_dir={tmp_path}/results",
         f"checkpoint_dir={tmp_path}/checkpoints",
         f"log_dir={tmp_path}/logs",
-        f"hydra.sweep.dir={tmp_path}/sweep",
     ]
 
 

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Checkpoints:
 
     def epochs(self) -> list[Path]:
         """The epoch checkpoints, oldest first."""
-        return sorted(self.folder.glob("epoch-*.pt"))
+        return sorted(self.folder.glob("epoch-*.pt"), key=lambda path: int(path.stem[6:]))
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Write the checkpoint after `epoch` epochs (0: before the first), drop the older ones."""
@@ -57,14 +57,30 @@ class Checkpoints:
             old.unlink()
 
     def load_last(self) -> dict[str, Any] | None:
-        """The newest readable checkpoint, or None; an unreadable one is named and passed over."""
+        """The newest readable checkpoint, or None where there is none.
+
+        A damaged one is named and, once an older one has been read, deleted.
+
+        Raises:
+            UserError: there are checkpoints, and all are damaged.
+        """
         for partial in self.folder.glob(".*.part"):
             partial.unlink()  # of a process that was killed while it wrote
+        damaged: list[Path] = []
         for path in reversed(self.epochs()):
             try:
-                return load(path)
+                state = load(path)
             except UserError as error:
                 log.warning("%s; trying the checkpoint before it", error)
+                damaged.append(path)
+                continue
+            for bad in damaged:
+                bad.unlink()
+            return state
+        if damaged:
+            raise UserError(
+                f"no checkpoint in {self.folder}/ can be read; resume=false starts the run over"
+            )
         return None
 
     def clear(self) -> None:
@@ -90,15 +106,20 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU; holds tensors and plain values, no code.
 
     Raises:
-        UserError: the file is missing or unreadable.
+        UserError: the file is missing, damaged or no checkpoint of a run.
+        OSError: it could not be read now, which says nothing of its content.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # torch reports damage with many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path} cannot be read ({reason})") from None
+    except OSError:
+        raise
+    except Exception as error:  # torch reports damage with many types, and advice of its own
+        raise UserError(f"checkpoint {path} is damaged ({type(error).__name__})") from None
+    if not isinstance(state, dict) or not {"run_id", "science", "epoch", "model"} <= set(state):
+        raise UserError(f"{path} is no checkpoint of a run of this project")
+    return state
 
 
 class Locked(Exception):
@@ -120,9 +141,14 @@ def lock(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Locked(_holder(path)) from None
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be locked ({error}): put checkpoint_dir on a file system with locks"
+            ) from None
         elsewhere = _read_holder(path).get("host", socket.gethostname()) != socket.gethostname()
-        if elsewhere and time.time() - path.stat().st_mtime < STALE_S:
-            raise Locked(_holder(path))
+        age = time.time() - path.stat().st_mtime
+        if elsewhere and age < STALE_S:
+            raise Locked(f"{_holder(path)}, which last gave a sign of life {age:.0f} s ago")
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         file.flush()
@@ -138,7 +164,8 @@ def lock(path: Path) -> Iterator[None]:
 
 def _heartbeat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
-        os.utime(path)
+        with suppress(OSError):  # a network file system's hiccup; the next beat may pass
+            os.utime(path)
 
 
 def _read_holder(path: Path) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: "auto" is the first CUDA device, else the CPU."""
+    """The device of a name: "auto" is the first CUDA device, else the CPU; makes it current."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    device = torch.device(name)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # else pinned memory would open a context on the first one
+    return device
 
 
 def device_name(device: torch.device) -> str:

@@ -110,7 +110,7 @@ class Training:
 
 
 class NonFiniteLoss(RuntimeError):
-    """The training loss became infinite or NaN."""
+    """A loss became infinite or NaN."""
 
 
 def fit(
@@ -143,16 +143,17 @@ def fit(
         Whether the run is finished; False when the deadline stopped it.
 
     Raises:
-        NonFiniteLoss: an epoch's loss is not finite; that epoch is not kept.
+        NonFiniteLoss: a loss of an epoch is not finite; that epoch is not kept.
     """
     epochs = training.settings.epochs
-    training.starts.append({**start, "first_epoch": training.epoch + 1, "last_epoch": None})
-    if training.epoch == 0:
-        checkpoints.save(0, {**identity, **training.state_dict()})
+    first = training.epoch
+    training.starts.append({**start, "first_epoch": first + 1, "last_epoch": None})
+    checkpoints.save(first, {**identity, **training.state_dict()})
     with precision_flags(training.settings.precision):
         while training.epoch < epochs:
             began = clock()
-            if began + max(training.seconds, default=0.0) > deadline:
+            slowest = max(training.seconds[first:], default=0.0)  # of this process's epochs
+            if began + slowest > deadline:
                 return False
             for observer in observers:
                 observer.epoch_started(training.epoch + 1, epochs, batches.steps_per_epoch)
@@ -180,8 +181,6 @@ def train_epoch(training: Training, batches: Batches, observers: Sequence[Observ
             observer.step_done()
     training.scheduler.step()
     loss_sum, correct_sum = step.sums.tolist()  # the epoch's one wait for the device
-    if not math.isfinite(loss_sum):
-        raise NonFiniteLoss(f"the training loss became {loss_sum} in epoch {epoch + 1}")
     entry = {
         "epoch": epoch + 1,
         "lr": learning_rate,
@@ -193,6 +192,9 @@ def train_epoch(training: Training, batches: Batches, observers: Sequence[Observ
         if split is not None:
             result = evaluate(training.model, split, training.settings.precision)
             entry |= {f"{name}_loss": result.loss, f"{name}_acc": result.accuracy}
+    for name, value in entry.items():
+        if value is not None and not math.isfinite(value):
+            raise NonFiniteLoss(f"{name} became {value} in epoch {epoch + 1}")
     return entry
 
 

@@ -12,21 +12,27 @@ PRECISIONS = ("tf32", "fp32", "bf16")
 
 @contextmanager
 def precision_flags(precision: str) -> Iterator[None]:
-    """Set torch's TF32 switches for a precision, and put them back afterwards.
+    """Set torch's numerical switches for a precision, and put them back afterwards.
 
     "tf32" allows TF32 in convolutions alone, as PyTorch does by itself; "fp32" and "bf16" allow
     it nowhere. Matrix products (weight generation, correlation loss, classifier) never use it.
+    Convolutions use deterministic algorithms alone, so that a resumed run ends bit-identically.
     The switches act on CUDA; on a CPU "tf32" and "fp32" are the same.
     """
-    switches = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [switch.allow_tf32 for switch in switches]
+    values = {
+        (torch.backends.cudnn, "allow_tf32"): precision == "tf32",
+        (torch.backends.cuda.matmul, "allow_tf32"): False,
+        (torch.backends.cudnn, "deterministic"): True,
+        (torch.backends.cudnn, "benchmark"): False,
+    }
+    before = {switch: getattr(*switch) for switch in values}
     try:
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = False
+        for switch, value in values.items():
+            setattr(*switch, value)
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+        for switch, value in before.items():
+            setattr(*switch, value)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +63,8 @@ class Restart:
     """What to do with what an earlier start left.
 
     Attributes:
-        resume: continue an unfinished run; else start it over.
-        overwrite: run a finished one again.
+        resume: continue what was interrupted; else start it over.
+        overwrite: run a finished run again; interrupted, this too is resumed by the next start.
     """
 
     resume: bool = True
@@ -83,7 +82,7 @@ def execute(
     input_shape: tuple[int, int, int],
     restart: Restart,
     image_every: int,
-    max_minutes: float | None = None,
+    deadline: float = math.inf,
 ) -> dict[str, Any] | None:
     """Train a run to its end, or go on with it, and write its record.
 
@@ -97,7 +96,7 @@ def execute(
         input_shape: (C, H, W) of one image.
         restart: what to do with what an earlier start left.
         image_every: epochs between two sets of images in the TensorBoard log.
-        max_minutes: stop before so many minutes have passed.
+        deadline: value of `time.monotonic()` by which to stop.
 
     Returns:
         The record; None when the time limit stopped the run.
@@ -105,7 +104,6 @@ def execute(
     Raises:
         Locked: another live process works on the run.
     """
-    deadline = time.monotonic() + (math.inf if max_minutes is None else 60 * max_minutes)
     with lock(places.checkpoints / "lock"):
         finished = places.finished()
         if finished is not None and not restart.overwrite:
@@ -139,10 +137,10 @@ def execute(
             batch_size=science["recipe"]["batch_size"],
             images_per_epoch=batches.train_size,
         )
-        write_artifacts(places.artifacts, filter_artifacts(training.model))
-        write_record(places.record, record)
         if checkpoints.folder != places.checkpoints:
             checkpoints.move_to(places.checkpoints)
+        write_artifacts(places.artifacts, filter_artifacts(training.model))
+        write_record(places.record, record)
         return record
 
 
@@ -153,7 +151,7 @@ def _open_checkpoints(
     # While a finished run is run again, the checkpoints of its record stay where they are.
     folder = places.checkpoints / "overwrite" if again else places.checkpoints
     checkpoints = Checkpoints(folder)
-    if again or restart.overwrite or not restart.resume:
+    if not restart.resume:
         checkpoints.clear()
     state = checkpoints.load_last()
     if state is not None:

@@ -129,7 +129,8 @@ def test_overwrite_keeps_the_old_record_until_the_new_is_complete(
     interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
     assert cli("train", *LRR, *small, "overwrite=true").code == 130
     assert records(tmp_path) == [old] and (folder / "best.pt").read_bytes() == weights
-    assert cli("train", *LRR, *small, "overwrite=true").code == 0
+    outcome = cli("train", *LRR, *small, "overwrite=true")
+    assert outcome.code == 0 and "epoch 1/3" not in outcome.out  # goes on where it stopped
     (new,) = records(tmp_path)
     assert science_part(new) == science_part(old)
     assert new["provenance"][0]["started"] >= old["provenance"][0]["started"]
@@ -175,6 +176,42 @@ def test_every_variant_trains(cli, small, tmp_path, variant):
     assert (correlation is None) == (variant in ("Conv", "e"))
 
 
+TINY = ("recipe.epochs=1", "recipe.batch_size=4", "dataset.limit_train=7", "dataset.limit_test=4")
+OTHERS = ("allconv", "resnet18", "resnext29", "mobilenetv2", "squeezenet", "efficientnet", "vgg11")
+
+
+@pytest.mark.parametrize("model", OTHERS)
+@pytest.mark.parametrize("variant", ["Conv", "r", "e", "L", "Lr", "LRr"])
+def test_every_model_takes_a_step_as_every_variant(cli, places, tmp_path, model, variant):
+    outcome = cli("train", f"model={model}", f"variant={variant}", *places, *TINY,
+                  "runtime.execution=auto", "regularizer.every=1")  # fmt: skip
+    if variant == "e" and model in ("mobilenetv2", "efficientnet"):
+        assert outcome.code == 2 and "no variant=e" in outcome.err
+    else:
+        assert outcome.code == 0, outcome.err
+        assert len(records(tmp_path)) == 1
+
+
+def test_comparison_systems_train_and_basis_needs_its_baseline(cli, places, tmp_path):
+    assert cli("train", "model=vgg11_octconv", "variant=Conv", *places, *TINY).code == 0
+    basis = ("train", "model=vgg11_basis", "variant=Conv", *places, *TINY)
+    outcome = cli(*basis)
+    assert outcome.code == 2 and "model=vgg11 variant=Conv" in outcome.err
+    outcome = cli(*basis, f"baseline_checkpoint={tmp_path}/none.pt")
+    assert outcome.code == 2 and "none.pt is not there" in outcome.err
+    assert cli("train", "model=vgg11", "variant=Conv", *places, *TINY).code == 0
+    (baseline,) = (tmp_path / "checkpoints").glob("*-vgg11-Conv-*")
+    (other,) = (tmp_path / "checkpoints").glob("*-vgg11_octconv-*")
+    outcome = cli(*basis, f"baseline_checkpoint={other}/best.pt")
+    assert outcome.code == 2 and "vgg11-Conv trained on digits" in outcome.err
+    outcome = cli(*basis, f"baseline_checkpoint={baseline}/best.pt")
+    assert outcome.code == 0, outcome.err
+    (record,) = [r for r in records(tmp_path) if "basis" in r["run_id"]]
+    assert record["science"]["baseline"] == baseline.name
+    outcome = cli("train", *LRR, *places, *TINY, f"baseline_checkpoint={baseline}/best.pt")
+    assert outcome.code == 2 and "not used by model=base" in outcome.err
+
+
 @pytest.mark.parametrize("override", ["precision=bf16", "precision=fp32", "runtime.execution=auto",
                                       "runtime.threads=1", "regularizer.centered=true",
                                       "recipe.val_fraction=0.25", "alpha=0.25"])  # fmt: skip
@@ -194,7 +231,7 @@ def test_multirun_over_alpha(cli, small, tmp_path, monkeypatch):
     assert outcome.code == 0, outcome.err
     assert sorted(r["science"]["variant"]["alpha"] for r in records(tmp_path)) == [0.25, 0.5]
     left = {p.name for p in tmp_path.iterdir()}
-    assert left == {"results", "checkpoints", "logs", "sweep"}  # nothing of Hydra's own
+    assert left == {"results", "checkpoints", "logs"}  # nothing of Hydra's own
 
 
 def test_multirun_checks_every_job_before_the_first_trains(cli, small, tmp_path):
@@ -205,6 +242,14 @@ def test_multirun_checks_every_job_before_the_first_trains(cli, small, tmp_path)
     outcome = cli("train", "-m", "model=base", "variant=Lr", "seed=0,x", *small)
     assert outcome.code == 2 and "seed=x" in outcome.err
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_multirun_expands_globs_and_help_lists_choices(cli, small, tmp_path):
+    outcome = cli("train", "-m", "model=base", "variant=glob(L*)", *small, "recipe.epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert len(records(tmp_path)) == 3
+    outcome = cli("train", "--help")
+    assert outcome.code == 0 and "LRr" in outcome.out and "vgg11" in outcome.out
 
 
 def test_multirun_goes_on_after_a_failure_and_lists_it(cli, small, tmp_path, monkeypatch):
@@ -258,7 +303,7 @@ def test_eval_mistakes(cli, tmp_path):
         assert outcome.code == 2 and "Traceback" not in outcome.err
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     outcome = cli("eval", f"checkpoint={tmp_path}/bad.pt")
-    assert outcome.code == 2 and "bad.pt cannot be read" in outcome.err
+    assert outcome.code == 2 and "bad.pt is damaged" in outcome.err
 
 
 def start(*overrides: str) -> subprocess.Popen:

@@ -55,6 +55,16 @@ BASE = ["model=base", "variant=Lr"]
         ([*BASE, "seed=-1"], ["seed", "at least 0"]),
         ([*BASE, "dataset.limit_train=0"], ["dataset.limit_train", "above 0"]),
         ([*BASE, "max_minutes=0"], ["max_minutes", "above 0"]),
+        ([*BASE, "recipe.val_fraction=0.99999"], ["recipe.val_fraction", "no training"]),
+        ([*BASE, "recipe.val_fraction=1e-9"], ["recipe.val_fraction", "no validation"]),
+        ([*BASE, "dataset.limit_train=50001"], ["limit_train=50001", "50000"]),
+        ([*BASE, "variant.widths=matched"], ["variant.widths=matched", "variant=e"]),
+        ([*BASE, "dataset.normalisation.std=[1]"], ["normalisation.std", "3 values"]),
+        ([*BASE, "dataset=mnist", "dataset.augmentation.train_padding=1"], ["train_padding=1"]),
+        ([*BASE, "dataset=mnist", "dataset.augmentation.test_padding=0"], ["must be 2"]),
+        (["model=vgg11_octconv", "variant=Lr"], ["variant=Conv alone"]),
+        (["model=vgg11_basis", "variant=r"], ["variant=Conv alone"]),
+        (["model=mobilenetv2", "variant=e"], ["no variant=e", "3,923,434", "2,296,922"]),
     ],
 )
 def test_train_mistakes(overrides, words):

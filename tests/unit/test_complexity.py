@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from linearconv import LinearConv2d, fuse, set_execution
-from linearconv.complexity import count_macs, count_parameters, paper_flops
-from models import Variant, build_model
+from linearconv.complexity import count_macs, count_parameters, layer_table, paper_flops
+from models import Variant, build_model, model_names
 
 VARIANTS = {
     "Conv": Variant(),
@@ -49,15 +49,22 @@ def test_paper_flops_of_table_2(alpha, billions):
 def torch_macs(model: nn.Module, batch_size: int) -> float:
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        model.eval()(torch.zeros(batch_size, 3, 32, 32))
+        device = next(model.parameters()).device
+        model.eval()(torch.zeros(batch_size, 3, 32, 32, device=device))
     return counter.get_total_flops() / 2 / batch_size
 
 
-@pytest.mark.parametrize("name", ["base", "vgg11"])
-@pytest.mark.parametrize("variant", VARIANTS)
+COMPARISONS = ("vgg11_octconv", "vgg11_basis")
+
+
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("variant", ["Conv", "Lr", "LRr"])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_exact_macs_are_torchs(name, variant, batch_size):
-    model = build(name, variant)
+    if name in COMPARISONS:
+        variant = "Conv"
+    with torch.device("meta"):
+        model = build(name, variant)
     for execution in ("generate", "factored"):
         set_execution(model, execution)
         mine = count_macs(model, (3, 32, 32), execution=execution, batch_size=batch_size)
@@ -79,6 +86,15 @@ def test_counting_leaves_the_model_as_it_was():
     assert model.training and model.bn1.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_layer_table_adds_up():
+    model = build("vgg11", "LRr")
+    layers = layer_table(model, (3, 32, 32), batch_size=64)
+    assert sum(layer["params"] for layer in layers) == count_parameters(model)
+    for execution in ("generate", "factored"):
+        total = count_macs(model, (3, 32, 32), execution=execution, batch_size=64)
+        assert sum(layer[f"macs_{execution}"] for layer in layers) == pytest.approx(total)
 
 
 def test_frozen_parameters_do_not_count():

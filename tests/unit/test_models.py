@@ -9,7 +9,10 @@ from torch import nn
 from linearconv import LinearConv2d, RegularizedConv2d
 from linearconv.complexity import count_parameters
 from linearconv.errors import UserError
-from models import Variant, build_model, model_names
+from models import Variant, architecture, build_model, model_names
+from models.registry import widths_of
+from models.vgg11_basis import BasisConv2d, decompose
+from models.vgg11_octconv import OctaveConv
 
 CONV, R, E = Variant(), Variant(regularized=True), Variant(widths="matched")
 L, LRR = Variant(linear=True), Variant(linear=True, regularized=True, rank=10)
@@ -28,6 +31,16 @@ L, LRR = Variant(linear=True), Variant(linear=True, regularized=True, rank=10)
         ("vgg11", E, 4_928_308),
         ("vgg11", L, 4_922_282),
         ("vgg11", LRR, 4_649_770),
+        ("allconv", CONV, 1_369_738),
+        ("allconv", L, 739_450),
+        ("resnet18", CONV, 11_173_962),
+        ("resnet18", L, 6_029_546),
+        ("resnext29", L, 6_475_498),
+        ("mobilenetv2", CONV, 2_296_922),
+        ("mobilenetv2", L, 3_923_434),
+        ("squeezenet", CONV, 729_226),
+        ("vgg11_octconv", CONV, 9_233_802),
+        ("vgg11_basis", CONV, 1_994_506),
     ],
 )
 def test_parameters(name, variant, parameters):
@@ -51,12 +64,110 @@ def test_other_inputs_and_classes(in_channels, classes, parameters):
     assert count_parameters(model) == parameters
 
 
-@pytest.mark.parametrize("name", model_names())
-@pytest.mark.parametrize("variant", [CONV, R, E, L, LRR], ids=["Conv", "r", "e", "L", "LRr"])
+NO_E = ("mobilenetv2", "efficientnet")  # their -Lr has more parameters than Conv
+CONV_ALONE = ("vgg11_octconv", "vgg11_basis")
+VARIANTS = {"Conv": CONV, "r": R, "e": E, "L": L, "LRr": LRR}
+POSSIBLE = [
+    (name, variant)
+    for name in model_names()
+    for variant in VARIANTS
+    if not (variant == "e" and name in NO_E) and not (variant != "Conv" and name in CONV_ALONE)
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), POSSIBLE)
 @pytest.mark.parametrize(("in_channels", "classes"), [(3, 10), (1, 100)])
 def test_forward_shape(name, variant, in_channels, classes):
-    model = build_model(name, variant, in_channels=in_channels, classes=classes)
-    assert model(torch.randn(2, in_channels, 32, 32)).shape == (2, classes)
+    with torch.device("meta"):
+        model = build_model(name, VARIANTS[variant], in_channels=in_channels, classes=classes)
+    images = torch.empty(2, in_channels, 32, 32, device="meta")
+    assert model(images).shape == (2, classes)
+
+
+@pytest.mark.parametrize("name", ["allconv", "resnet18", "resnext29", "squeezenet"])
+def test_uniform_e_comes_within_2_percent_and_keeps_groups(name):
+    with torch.device("meta"):
+        narrow, linear = (build_model(name, v, in_channels=3, classes=10) for v in (E, L))
+    assert count_parameters(narrow) == pytest.approx(count_parameters(linear), rel=0.02)
+    full, widths = architecture(name).widths, widths_of(name, E)
+    factors = [w / f for w, f in zip(widths, full, strict=True)]
+    assert max(factors) - min(factors) < 0.15 and max(factors) < 1
+    assert all(w % architecture(name).multiple_of == 0 for w in widths)
+
+
+@pytest.mark.parametrize("name", NO_E)
+def test_e_is_refused_where_lr_has_more_parameters(name):
+    with pytest.raises(UserError, match="no variant=e.*no fewer than Conv"):
+        build_model(name, E, in_channels=3, classes=10)
+
+
+@pytest.mark.parametrize("name", CONV_ALONE)
+@pytest.mark.parametrize("variant", ["r", "e", "L", "LRr"])
+def test_comparison_systems_are_conv_alone(name, variant):
+    with pytest.raises(UserError, match="variant=Conv alone"):
+        build_model(name, VARIANTS[variant], in_channels=3, classes=10)
+
+
+def test_what_the_paper_leaves_plain():
+    allconv = build_model("allconv", L, in_channels=3, classes=10)
+    assert type(allconv.class_conv) is nn.Conv2d and isinstance(allconv.conv8, LinearConv2d)
+    squeezenet = build_model("squeezenet", LRR, in_channels=3, classes=10)
+    linear = [n for n, m in squeezenet.named_modules() if isinstance(m, LinearConv2d)]
+    assert "conv1" in linear and "fire8.expand3" in linear
+    assert not any(n.startswith(("fire9", "class_conv")) for n in linear)
+
+
+def test_octave_conv_is_its_four_paths():
+    torch.manual_seed(0)
+    octave = OctaveConv(nn.Conv2d, (4, 6), (8, 2)).double()
+    high, low = torch.randn(2, 4, 8, 8).double(), torch.randn(2, 6, 4, 4).double()
+
+    def path(conv, x):
+        padded = torch.nn.functional.pad(x, [1] * 4)
+        windows = padded.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, C, H, W, 3, 3)
+        return torch.einsum("nchwij,ocij->nohw", windows, conv.weight) + conv.bias.view(-1, 1, 1)
+
+    pooled = high.view(2, 4, 4, 2, 4, 2).mean(dim=(3, 5))
+    enlarged = path(octave.low_to_high, low).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    found_high, found_low = octave((high, low))
+    torch.testing.assert_close(found_high, path(octave.high_to_high, high) + enlarged)
+    expected_low = path(octave.high_to_low, pooled) + path(octave.low_to_low, low)
+    torch.testing.assert_close(found_low, expected_low)
+
+
+@pytest.mark.parametrize(("filters", "pieces"), [(32, 4), (128, 1)])
+def test_a_complete_basis_equals_the_dense_convolution(filters, pieces):
+    torch.manual_seed(0)
+    dense = nn.Conv2d(128 * pieces, filters, 3, padding=1).double()
+    basis = BasisConv2d(pieces).double()
+    combination = nn.Conv2d(128 * pieces, filters, 1).double()
+    decompose(dense, basis, combination)
+    images = torch.randn(2, 128 * pieces, 5, 5).double()
+    torch.testing.assert_close(combination(basis(images)), dense(images), rtol=0, atol=1e-10)
+
+
+def test_a_truncated_basis_is_the_best_of_its_size():
+    torch.manual_seed(0)
+    dense, basis = nn.Conv2d(256, 256, 3, padding=1), BasisConv2d(2)
+    combination = nn.Conv2d(256, 256, 1)
+    decompose(dense, basis, combination)
+    split = dense.weight.detach().double().reshape(512, 1152)
+    coefficients = combination.weight.detach().double().reshape(512, 128)
+    approximation = coefficients @ basis.weight.detach().double().reshape(128, 1152)
+    singular = torch.linalg.svdvals(split)
+    expected = singular[128:].square().sum().sqrt()
+    torch.testing.assert_close((split - approximation).norm(), expected, rtol=1e-4, atol=0)
+
+
+def test_basis_network_starts_from_its_baseline():
+    baseline = build_model("vgg11", CONV, in_channels=3, classes=10)
+    model = build_model("vgg11_basis", CONV, in_channels=3, classes=10)
+    model.start_from(baseline)
+    for name in ("conv1", "bn2", "bn8", "fc"):
+        theirs = baseline.get_submodule(name).state_dict()
+        mine = model.get_submodule(name).state_dict()
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert torch.equal(model.conv5.bias, baseline.conv5.bias)
 
 
 def test_variants_are_made_of_their_layers():
@@ -91,7 +202,7 @@ def test_nearest_alphas_hold_for_all_layers():
 
 
 def test_unknown_model_lists_the_choices():
-    with pytest.raises(UserError, match="base, vgg11"):
+    with pytest.raises(UserError, match="allconv, base"):
         build_model("resnet", CONV, in_channels=3, classes=10)
 
 

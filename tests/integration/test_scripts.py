@@ -1,0 +1,137 @@
+"""The scripts, called as a user calls them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    done = run("count.py", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+KEYS = {
+    "table", "model", "variant", "alpha", "params", "params_paper_m", "params_match",
+    "flops_paper_convention", "flops_paper_b", "flops_match", "quirks", "macs_train_generate",
+    "macs_train_factored", "macs_inference_fused", "macs_inference_factored",
+}
+    "table",
+    "model",
+    "variant",
+    "alpha",
+    "params",
+    "params_paper_m",
+    "params_match",
+    "flops_paper_convention",
+    "flops_paper_b",
+    "flops_match",
+    "quirks",
+    "macs_train_generate",
+    "macs_train_factored",
+    "macs_inference_fused",
+    "macs_inference_factored",
+]
+
+
+def test_every_row_of_the_paper_is_counted(rows):
+    with (REPOSITORY / "results/paper/tables.csv").open() as file:
+        paper = list(csv.DictReader(file))
+    assert len(rows) == len(paper) == 40
+    for row, printed in zip(rows, paper, strict=True):
+        assert set(row) >= KEYS
+        assert (row["table"], row["model"], row["variant"]) == (
+            int(printed["table"]),
+            printed["model"],
+            printed["variant"],
+        )
+
+
+def test_every_cell_agrees_but_the_truncated_one(rows):
+    wrong = [
+        (row["model"], row["variant"], kind)
+        for row in rows
+        for kind in ("params", "flops")
+        if not row[f"{kind}_match"]
+    ]
+    assert wrong == [("mobilenetv2", "LRr", "flops")]
+
+
+GOLDEN = {  # exact parameters and operations of Table 4 and 5, quirks included in the operations
+    ("base", "Lr"): (227_418, 59_947_078),
+    ("vgg11", "LRr"): (4_649_770, 350_112_520),
+    ("allconv", "Conv"): (1_369_738, 314_621_952),
+    ("allconv", "Lr"): (739_450, 439_833_840),
+    ("allconv", "LRr"): (698_938, 343_982_370),
+    ("resnet18", "Conv"): (11_173_962, 557_885_430),
+    ("resnet18", "Lr"): (6_029_546, 3_073_858_710),
+    ("resnet18", "LRr"): (5_642_346, 775_180_424),
+    ("resnext29", "Conv"): (9_128_778, 1_423_790_070),
+    ("resnext29", "Lr"): (6_475_498, 5_088_515_990),
+    ("resnext29", "LRr"): (4_708_202, 1_691_363_192),
+    ("mobilenetv2", "Conv"): (2_296_922, 98_067_446),
+    ("mobilenetv2", "Lr"): (3_923_434, 16_398_385_606),
+    ("mobilenetv2", "LRr"): (1_347_786, 931_840_024),
+    ("squeezenet", "Conv"): (729_226, 68_981_810),
+    ("squeezenet", "LRr"): (491_002, 79_163_860),
+    ("vgg11_octconv", "Conv"): (9_233_802, 77_160_694),
+    ("vgg11_basis", "Conv"): (1_994_506, 100_518_902),
+}
+
+
+@pytest.mark.parametrize("key", GOLDEN, ids="-".join)
+def test_exact_counts(rows, key):
+    found = [r for r in rows if (r["model"], r["variant"]) == key and r["alpha"] in (None, 0.5)]
+    assert found
+    for row in found:
+        assert (row["params"], row["flops_paper_convention"]) == GOLDEN[key]
+
+
+def test_quirks_are_named_only_where_a_cell_needs_one(rows):
+    for row in rows:
+        quirky = row["flops_paper_convention"] != row["flops_without_quirks"]
+        assert bool(row["quirks"]) == quirky
+
+
+def test_training_macs_share_the_building_of_the_weights(rows):
+    row = next(
+        r for r in rows if (r["model"], r["variant"]) == ("vgg11", "Lr") and r["alpha"] == 0.5
+    )
+    conv = row["macs_inference_fused"]
+    assert conv < row["macs_train_generate"] < 1.12 * conv
+    assert row["macs_train_factored"] == row["macs_inference_factored"] < 0.56 * conv
+
+
+def test_summary_of_one_network_fits_100_columns():
+    done = run("count.py", "model=mobilenetv2", "variant=LRr", "dataset=mnist")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "blocks.0.conv2" in done.stdout and "16 + 16" in done.stdout
+    assert any(line.startswith("total") and "1,347,498" in line for line in lines)
+
+
+def test_script_mistakes():
+    done = run("count.py", "model=base", "variant=XX")
+    assert done.returncode == 2 and "LRr" in done.stderr and "Traceback" not in done.stderr
+    done = run("data.py", "imagenet")
+    assert done.returncode == 2 and "cifar10" in done.stderr
+
+
+def test_data_packs_and_describes(tmp_path):
+    for _ in range(2):
+        done = run("data.py", "digits", "--root", str(tmp_path))
+        assert done.returncode == 0 and "(as published)" in done.stdout, done.stderr
+    done = run("data.py", "svhn", "--offline", "--root", str(tmp_path))
+    assert done.returncode == 2 and "svhn.npz is missing" in done.stderr

@@ -1,0 +1,86 @@
+"""Section 3.3: its formulas against real layers."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linearconv import LinearConv2d, correlation_loss, theory
+from linearconv.regularizer import correlation_matrix
+
+LAYERS = st.fixed_dictionaries(
+    {
+        "f": st.integers(1, 12).map(lambda k: 4 * k),
+        "h": st.integers(1, 3),
+        "w": st.integers(1, 3),
+        "c": st.integers(1, 6),
+    }
+)
+ALPHAS = st.sampled_from([0.25, 0.5, 0.75])
+
+
+def layer(f, h, w, c, alpha, **kwargs) -> LinearConv2d:
+    return LinearConv2d(c, f, (h, w), alpha=alpha, bias=False, dtype=torch.float64, **kwargs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LAYERS, ALPHAS)
+def test_parameters_are_those_of_real_layers(shape, alpha):
+    linear = sum(p.numel() for p in layer(**shape, alpha=alpha).parameters())
+    assert theory.linearconv_parameters(**shape, alpha=alpha) == linear
+    conv = torch.nn.Conv2d(shape["c"], shape["f"], (shape["h"], shape["w"]), bias=False)
+    assert theory.conv_parameters(**shape) == conv.weight.numel()
+    fewer = linear <= theory.conv_parameters(**shape)
+    assert theory.reduces_parameters(**shape, alpha=alpha) == fewer  # condition (2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LAYERS, ALPHAS, st.integers(0, 2**31))
+def test_rank_of_a_real_layer_never_exceeds_the_bounds(shape, alpha, seed):
+    torch.manual_seed(seed)
+    module = layer(**shape, alpha=alpha)
+    primary = module.primary.shape[0]
+    flat = module.weight.detach().flatten(1)
+    span = theory.primary_span(**shape, alpha=alpha)
+    assert torch.linalg.matrix_rank(flat[:primary]) == span  # random filters are independent
+    assert torch.linalg.matrix_rank(flat) <= span <= theory.conv_span_bound(**shape)
+    bound = theory.secondary_span_bound(**shape, alpha=alpha)
+    assert torch.linalg.matrix_rank(flat[primary:]) <= bound
+
+
+@settings(max_examples=30, deadline=None)
+@given(LAYERS, st.integers(0, 2**31))
+def test_rank_reduced_layers_span_less(shape, seed):
+    torch.manual_seed(seed)
+    rank = shape["f"] // 4
+    module = layer(**shape, alpha=0.5, rank=rank)
+    secondary = module.weight.detach()[shape["f"] // 2 :].flatten(1)
+    bound = theory.secondary_span_bound(**shape, alpha=0.5, rank=rank)
+    assert torch.linalg.matrix_rank(secondary) <= bound <= rank
+
+
+def test_the_smallest_alpha_has_the_fewest_parameters_under_condition_2():
+    alphas = (0.875, 0.125, 0.5, 0.25, 0.75)
+    assert theory.smallest_alpha(512, 3, 3, 512, alphas) == 0.125
+    # Beyond condition (2) concavity puts the least at the other end.
+    assert theory.smallest_alpha(64, 1, 1, 1, alphas) in (0.125, 0.875)
+
+
+def test_printed_condition_of_common_layers():
+    assert theory.reduces_parameters(64, 1, 1, 32, 0.5)  # c/f = 0.5, 1x1: just satisfied
+    assert not theory.reduces_parameters(64, 3, 3, 1, 0.5)  # depthwise: 9 < 32
+
+
+def test_minimising_the_correlation_loss_alone_makes_the_filters_orthogonal():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 2, 3, 3, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=0.3)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    start = correlation_loss(weight).item()
+    for _ in range(1200):
+        optimizer.zero_grad()
+        correlation_loss(weight).backward()
+        optimizer.step()
+        schedule.step()
+    assert correlation_loss(weight).item() < 1e-2 * start
+    off_diagonal = correlation_matrix(weight) - torch.eye(8, dtype=torch.float64)
+    assert off_diagonal.abs().max().item() < 0.02
