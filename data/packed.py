@@ -17,8 +17,15 @@ from linearconv.errors import UserError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
-DAMAGE = (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile,
-          zlib.error)  # fmt: skip
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    RuntimeError,  # NotImplementedError too: an unknown compression, an encrypted member
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What reading a damaged .npz raises."""
 
 
