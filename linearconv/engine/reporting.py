@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from torch import nn
 
 from linearconv.engine.filters import filter_artifacts
@@ -153,6 +154,7 @@ class TensorBoard:
         primary = arrays["filters"][: arrays["primary"][0]].astype("float32")
         low, high = primary.min(), primary.max()
         primary = (primary - low) / max(high - low, 1e-12)
+        primary = np.pad(primary, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=1)  # a grid
         if primary.shape[1] != 3:
             primary = primary[:, :1]
         self._writer.add_images(f"primary_filters/{arrays['layers'][0]}", primary, epoch)

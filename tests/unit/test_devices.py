@@ -1,0 +1,81 @@
+"""What a CUDA device would refuse, found without one; resuming on every device at hand."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from linearconv import model_correlation_loss, set_execution
+from linearconv.engine.checkpoint import Checkpoints
+from linearconv.engine.loop import Training, TrainSettings, fit
+from linearconv.engine.record import weights_sha256
+from linearconv.engine.seeding import seeded
+from linearconv.engine.step import Regularizer
+from models import Variant, build_model
+
+LRR = Variant(linear=True, regularized=True, rank=10)
+
+
+@pytest.mark.parametrize("execution", ["generate", "factored"])
+@pytest.mark.parametrize("name", ["base", "allconv", "resnext29"])
+def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, execution):
+    """A fake CUDA tensor raises on a mix of devices and on `.item()`."""
+    with FakeTensorMode(), torch.device("cuda"):
+        model = build_model(name, LRR, in_channels=3, classes=10)
+        set_execution(model, execution)
+        logits = model(torch.empty(4, 3, 32, 32))
+        loss = torch.nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.long))
+        total = loss + 0.01 * model_correlation_loss(model)
+    assert total.device.type == "cuda"
+
+
+class RandomBatches:
+    """Random images on a device: 12 steps of 8."""
+
+    train_size, steps_per_epoch = 96, 12
+
+    def __init__(self, device: str) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.images = torch.randn(96, 3, 32, 32, generator=random).to(device)
+        self.labels = torch.arange(96).remainder(10).to(device)
+
+    def train(self, epoch):
+        yield from zip(self.images.split(8), self.labels.split(8), strict=True)
+
+    test = val = lambda self: self.train(0)
+
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NEEDS_CUDA])]
+)
+@pytest.mark.parametrize("execution", ["generate", "factored"])
+def test_a_resumed_run_is_bit_identical(tmp_path, device, execution):
+    settings = TrainSettings(4, 1e-3, 2, 0.1, Regularizer(0.01, 10, False))
+    hashes = []
+    for name, stops in (("whole", [4]), ("parts", [2, 4])):
+        for stop in stops:
+            with seeded("init", 0):
+                model = build_model("base", LRR, in_channels=3, classes=10)
+            set_execution(model, execution)
+            training, checkpoints = (
+                Training(model.to(device), settings),
+                Checkpoints(tmp_path / name),
+            )
+            state = checkpoints.load_last()
+            if state is not None:
+                training.load_state_dict(state)
+            ticks = iter(range(100))
+            fit(
+                training,
+                RandomBatches(device),
+                checkpoints,
+                identity={"run_id": name, "science": {}},
+                start={},
+                deadline=2 * (stop - training.epoch),
+                clock=lambda ticks=ticks: next(ticks),
+            )
+            assert training.epoch == stop
+        hashes.append(weights_sha256(training.model))
+    assert hashes[0] == hashes[1]
