@@ -74,17 +74,13 @@ def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
         return None
     checkpoint = load(Path(config.baseline_checkpoint))
     expected = (architecture(config.model.name).baseline, "Conv", config.dataset.name)
-    found = checkpoint.get("science")
-    actual = found and (
-        found["model"]["name"],
-        variant_name(found["variant"]),
-        found["dataset"]["name"],
-    )
+    found = checkpoint["science"]
+    actual = found["model"]["name"], variant_name(found["variant"]), found["dataset"]["name"]
     if actual != expected or "optimizer" in checkpoint:
         raise UserError(
             f"baseline_checkpoint={config.baseline_checkpoint} does not hold the best weights "
-            f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}"
-            + (f", but those of {checkpoint['run_id']}" if found else "")
+            f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}: it is of "
+            f"{checkpoint['run_id']}, epoch {checkpoint['epoch']}"
         )
     return checkpoint
 
