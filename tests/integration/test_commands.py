@@ -342,7 +342,11 @@ def test_killed_again_and_again_ends_as_an_uninterrupted_run(cli, small, tmp_pat
     overrides = [*LRR, *small, "recipe.epochs=8"]
     assert cli("train", *overrides).code == 0
     (whole,) = records(tmp_path)
-    elsewhere = [f"{kind}_dir={tmp_path}/b/{kind}s" for kind in ("result", "checkpoint", "log")]
+    elsewhere = [
+        f"results_dir={tmp_path}/b/results",
+        f"checkpoint_dir={tmp_path}/b/checkpoints",
+        f"log_dir={tmp_path}/b/logs",
+    ]
     for attempt, name in enumerate(
         ("epoch-0000.pt", "epoch-0002.pt", "epoch-0005.pt", "epoch-0007.pt")
     ):
