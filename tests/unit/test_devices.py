@@ -15,6 +15,9 @@ from models import Variant, build_model
 LRR = Variant(linear=True, regularized=True, rank=10)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 asks the driver for fake CUDA tensors"
+)
 @pytest.mark.parametrize("execution", ["generate", "factored"])
 @pytest.mark.parametrize("name", ["base", "allconv", "resnext29"])
 def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, execution):
