@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from torch import nn
 
@@ -105,6 +106,7 @@ def build_model(name: str, variant: Variant, *, in_channels: int, classes: int) 
     return model
 
 
+@cache  # the search builds some forty networks, and checking and building both ask
 def widths_of(name: str, variant: Variant) -> Sequence[int]:
     """The widths with which a model is built as a variant: the paper's, or narrower for e.
 

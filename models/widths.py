@@ -31,7 +31,7 @@ def on_meta(build: Build, conv: ConvFactory, widths: Sequence[int]) -> nn.Module
 
 
 def chain_widths(build: Build, linear: ConvFactory, widths: Sequence[int]) -> list[int]:
-    """Widths of a plain chain, layer by layer (docs: the rule that fits the paper's counts).
+    """Widths of a plain chain, layer by layer: a rule that fits the paper's counts.
 
     The first width stays; each later layer gets the least width whose convolution, on the
     narrowed input, has at least the parameters of the LinearConv layer that it replaces.
