@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from configs.compose import CONFIG_DIR, compose
 from configs.science import Science, run_id, science
+from linearconv.errors import UserError
 from models import architecture
 
 TABLES = (2, 3, 4, 5)
@@ -62,7 +63,9 @@ class Run:
 
 def table_cells(table: int) -> list[Cell]:
     """The cells of a table, each once, in the order of its experiment file."""
-    blocks = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "experiment" / f"table{table}.yaml"))
+    blocks = OmegaConf.to_container(
+        OmegaConf.load(CONFIG_DIR / "experiment" / f"table{table}.yaml")
+    )
     return list(dict.fromkeys(cell for block in blocks for cell in _cells(block)))
 
 
@@ -85,6 +88,46 @@ def cell_runs(cell: Cell, *, recipe: str = "paper", seeds: Sequence[int] = (0,))
         overrides = cell.overrides(recipe, seed)
         runs.append(Run(cell, seed, overrides, identity, run_id(identity), start))
     return runs
+
+
+def select_runs(
+    tables: Sequence[int],
+    *,
+    recipe: str = "paper",
+    seeds: Sequence[int] = (0,),
+    **narrowed: Collection[str],
+) -> list[Run]:
+    """The runs behind tables, each once, in the order to train them.
+
+    All cells come with one seed before any comes with the next, so that a table is full early; a
+    baseline comes before what starts from it, also where the narrowing leaves it out.
+
+    Args:
+        tables: numbers of the tables.
+        recipe: what is trained with.
+        seeds: of each cell.
+        narrowed: names to keep, for any of `model`, `variant` and `dataset`; empty for all.
+
+    Raises:
+        UserError: a name that none of the tables has, or no cell is left.
+    """
+    cells = list(dict.fromkeys(cell for table in tables for cell in table_cells(table)))
+    for attribute, names in narrowed.items():
+        known = list(dict.fromkeys(getattr(cell, attribute) for cell in cells))
+        for name in names:
+            if name not in known:
+                raise UserError(f"no cell has {attribute} {name!r}; choose from {', '.join(known)}")
+    kept = [
+        cell
+        for cell in cells
+        if all(not names or getattr(cell, key) in names for key, names in narrowed.items())
+    ]
+    if not kept:
+        raise UserError("no cell of the table has all of the names at once")
+    runs = [run for cell in kept for run in cell_runs(cell, recipe=recipe, seeds=seeds)]
+    runs.sort(key=lambda run: seeds.index(run.seed))
+    ordered = (one for run in runs for one in (run.baseline, run) if one is not None)
+    return list({run.run_id: run for run in ordered}.values())
 
 
 def _cells(block: dict[str, Any]) -> Iterator[Cell]:

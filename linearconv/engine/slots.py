@@ -1,0 +1,286 @@
+"""Processes in slots: so many at a time, a failed one tried once more, all stopped in time."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+POLL_S = 0.2
+"""Seconds between two looks at the processes."""
+
+PROGRESS_S = 300.0
+"""Seconds between two lines about the progress."""
+
+ATTEMPTS = 2
+"""How often a job is started before it counts as failed."""
+
+MARK = "=="
+"""What a log's lines begin with that are not the process's own."""
+
+
+class Outcome(StrEnum):
+    """How a job ended, for now."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    ELSEWHERE = "running elsewhere"
+    OUT_OF_TIME = "out of time"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended, and what is to be said of it."""
+
+    outcome: Outcome
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process to run.
+
+    Attributes:
+        name: says which it is, once among the jobs.
+        command: the program and its arguments.
+        log: the file that its output is appended to.
+        after: name of the job that must have finished before; None or unknown: none.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one process at a time, and what a process there is told.
+
+    Attributes:
+        arguments: appended to the command.
+        environment: added to this process's environment.
+    """
+
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: Slot
+    process: subprocess.Popen
+
+
+class Runner:
+    """Runs jobs in slots until all have ended.
+
+    SIGINT, SIGTERM and SIGHUP are passed on as SIGTERM, then nothing new is started; a second
+    signal kills.
+
+    Args:
+        jobs: in the order to start them.
+        slots: one process runs in each at a time.
+        judge: tells from a job and its exit code how it ended.
+        cwd: the folder to run in.
+        time_argument: the arguments that tell a process to stop within so many seconds.
+        deadline: value of `time.monotonic()` by which processes are told to stop by themselves;
+            none is started later.
+        settled: results that are known already, for those who wait for them.
+        overtime: seconds after the deadline at which those still running get SIGTERM.
+        progress: a line about the jobs whose names it is given, which are running.
+        say: prints a line.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        slots: Sequence[Slot],
+        *,
+        judge: Callable[[Job, int], Result],
+        cwd: Path,
+        time_argument: Callable[[float], Sequence[str]],
+        settled: Mapping[str, Result] | None = None,
+        deadline: float = math.inf,
+        overtime: float = 0.0,
+        progress: Callable[[Sequence[str]], str] = ", ".join,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._queue, self._free = list(jobs), list(slots)
+        self.results = dict(settled or {})
+        self._names = {job.name for job in jobs} | set(self.results)
+        self._attempts = dict.fromkeys(self._names, 0)
+        self._running: list[_Running] = []
+        self._judge, self._cwd, self._time_argument = judge, cwd, time_argument
+        self._deadline, self._overtime = deadline, overtime
+        self._progress, self._say = progress, say
+        self._told = time.monotonic()
+        self._signals = 0
+        self._stopped: Outcome | None = None
+
+    def run(self) -> dict[str, Result]:
+        """Run all jobs; returns each one's result by its name, the settled ones included."""
+        with self._counted_signals():
+            try:
+                while self._queue or self._running:
+                    self._collect()
+                    self._stop_if_due()
+                    self._fill()
+                    self._tell()
+                    time.sleep(POLL_S)
+            finally:  # after an error of our own, nothing is left running unseen
+                self._send(signal.SIGTERM)
+                for running in self._running:
+                    running.process.wait()
+        return self.results
+
+    @contextmanager
+    def _counted_signals(self) -> Iterator[None]:
+        def count(signum: int, frame: object) -> None:
+            self._signals += 1
+
+        kinds = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        # One that is ignored (nohup, a shell's background) stays so.
+        kinds = [kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN]
+        before = {kind: signal.signal(kind, count) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _send(self, kind: signal.Signals) -> None:
+        for running in self._running:
+            running.process.send_signal(kind)
+
+    def _stop_if_due(self) -> None:
+        if self._signals > 1:
+            self._send(signal.SIGKILL)
+        if self._stopped is not None:
+            return
+        if self._signals:
+            self._stopped = Outcome.INTERRUPTED
+            self._say("interrupted: the runs keep their last checkpoints (once more kills)")
+        elif time.monotonic() > self._deadline + self._overtime:
+            self._stopped = Outcome.OUT_OF_TIME
+        if self._stopped is not None:
+            self._send(signal.SIGTERM)
+
+    def _collect(self) -> None:
+        for running in [r for r in self._running if r.process.poll() is not None]:
+            self._running.remove(running)
+            self._free.append(running.slot)
+            result = self._judge(running.job, running.process.returncode)
+            if self._stopped is not None and result.outcome is not Outcome.FINISHED:
+                result = Result(self._stopped, "stopped, its last checkpoint is kept")
+            with suppress(OSError):  # a full disk, say
+                _append(running.job.log, result.outcome)
+            self._settle(running.job, result)
+
+    def _settle(self, job: Job, result: Result) -> None:
+        """Note how a job ended, or queue it again after its first failure."""
+        again = result.outcome is Outcome.FAILED and self._attempts[job.name] < ATTEMPTS
+        again = again and self._stopped is None
+        if again:
+            self._queue.append(job)
+        else:
+            self.results[job.name] = result
+        line = f"{result.outcome} {job.name}: {result.message}"
+        if result.outcome is Outcome.FAILED:
+            line += f" (log: {job.log})" + ", to be tried once more" * again
+        self._say(line)
+
+    def _fill(self) -> None:
+        late = time.monotonic() >= self._deadline
+        if self._stopped is not None or late:
+            outcome = self._stopped or Outcome.OUT_OF_TIME
+            for job in self._queue:
+                self.results[job.name] = Result(outcome, "not started")
+            self._queue.clear()
+        while self._free and (job := self._next()) is not None:
+            self._start(job, self._free.pop(0))
+
+    def _next(self) -> Job | None:
+        """Take the first job off the queue that need not wait for another."""
+        for job in list(self._queue):
+            if job.after in self._names and job.after not in self.results:
+                continue
+            self._queue.remove(job)
+            before = self.results.get(job.after)
+            if before is None or before.outcome is Outcome.FINISHED:
+                return job
+            self.results[job.name] = waiting(job.after, before)
+        return None
+
+    def _start(self, job: Job, slot: Slot) -> None:
+        self._attempts[job.name] += 1
+        command = [*job.command, *slot.arguments]
+        if self._deadline < math.inf:
+            command += self._time_argument(self._deadline - time.monotonic())
+        try:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            _append(job.log, time.strftime("%Y-%m-%d %H:%M:%S ") + shlex.join(command))
+            with job.log.open("ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    cwd=self._cwd,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # a terminal's Ctrl-C reaches it through us alone
+                )
+        except OSError as error:
+            self._free.append(slot)
+            self._settle(job, Result(Outcome.FAILED, str(error)))
+            return
+        self._running.append(_Running(job, slot, process))
+        self._say(f"started {job.name}")
+
+    def _tell(self) -> None:
+        if time.monotonic() - self._told >= PROGRESS_S:
+            self._told = time.monotonic()
+            self._say(self._progress([running.job.name for running in self._running]))
+
+
+def waiting(after: str, result: Result) -> Result:
+    """The result of a job that could not be started, for the one before it has not finished."""
+    return Result(result.outcome, f"not started: {after}, which it starts from, is not finished")
+
+
+def _append(log: Path, text: str) -> None:
+    with log.open("a") as file:
+        file.write(f"{MARK} {text}\n")
+
+
+def last_line(log: Path) -> str:
+    """The last line that a process itself has written into its log, or ""."""
+    lines = [line for line in tail(log) if not line.startswith(MARK)]
+    return lines[-1] if lines else ""
+
+
+def last_failed(log: Path) -> bool:
+    """Whether the last process with this log failed; False where there is no log."""
+    lines = tail(log)
+    return bool(lines) and lines[-1] == f"{MARK} {Outcome.FAILED}"
+
+
+def tail(log: Path, size: int = 8192) -> list[str]:
+    """The last non-empty lines of a file, within its last `size` bytes."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - size))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]

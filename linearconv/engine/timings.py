@@ -1,0 +1,93 @@
+"""How long an epoch takes, from what has been measured; nothing is guessed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from linearconv.engine.checkpoint import Checkpoints, load
+from linearconv.engine.record import canonical_json, read_record
+from linearconv.errors import UserError
+
+
+class Timings:
+    """Measured seconds per epoch on one device.
+
+    Args:
+        device: as provenance names it.
+        runtime: the name of the runtime preset.
+    """
+
+    def __init__(self, device: str, runtime: str) -> None:
+        self._device, self._runtime = device, runtime
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+
+    def add(
+        self, science: dict[str, Any], seconds: Sequence[float], starts: Sequence[dict[str, Any]]
+    ) -> None:
+        """Take in the epochs of a run that were trained on this device.
+
+        Args:
+            science: the run's.
+            seconds: of each of its epochs.
+            starts: provenance of each process that worked on it.
+        """
+        for start in starts:
+            here = start["device"], start["runtime"]["name"]
+            if here == (self._device, self._runtime) and start["last_epoch"] is not None:
+                measured = seconds[start["first_epoch"] - 1 : start["last_epoch"]]
+                for key in _keys(science):
+                    self._seconds[key].extend(measured)
+
+    def add_records(self, folder: Path) -> None:
+        """Take in all readable records of a folder."""
+        for path in sorted(folder.glob("*.json")):
+            try:
+                record = read_record(path)
+                timing = record["timing"]["seconds_per_epoch"]
+                self.add(record["science"], timing, record["provenance"])
+            except (UserError, KeyError, TypeError):
+                continue
+
+    def add_checkpoint(self, folder: Path) -> None:
+        """Take in the newest checkpoint of an unfinished run's folder, if one can be read."""
+        for path in Checkpoints(folder).epochs()[-1:]:
+            try:
+                state = load(path)
+                self.add(state["science"], state["seconds"], state["starts"])
+            except (UserError, OSError, KeyError):
+                return  # the run's own process may just have deleted it
+
+    def per_epoch(self, science: dict[str, Any]) -> float | None:
+        """Median seconds of a run's like, else of its model; None: nothing comparable is known."""
+        for key in _keys(science):
+            if self._seconds.get(key):
+                return median(self._seconds[key])
+        return None
+
+
+def _keys(science: dict[str, Any]) -> tuple[str, str]:
+    """What a duration depends on: of the same model, variant and dataset, and of the model."""
+    dataset = science["dataset"]
+    model = {
+        "model": science["model"],
+        "precision": science["precision"],
+        "batch_size": science["recipe"]["batch_size"],
+        "limits": [dataset["limit_train"], dataset["limit_test"]],
+    }
+    exact = model | {"variant": science["variant"], "dataset": dataset["name"]}
+    return canonical_json(exact), canonical_json(model)
+
+
+def in_words(seconds: float) -> str:
+    """A duration in its two largest units: "45 s", "12 min", "3 h 20 min", "2 d 5 h"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
