@@ -107,7 +107,8 @@ def _check_extra(runs: Sequence[Run], extra: Sequence[str]) -> None:
 def override(key: str, value: object) -> str:
     """`key=value` as Hydra reads it; quoted where the value has characters with a meaning."""
     text = str(value)
-    if re.fullmatch(r"[\w./:+-]+", text):
+    if re.fullmatch(r"[a-zA-Z0-9_./:+-]+", text):
         return f"{key}={text}"
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)  # Hydra's rule for quotes and what precedes them
-    return f"{key}='{escaped}'"
+    # Hydra's rule: backslashes count twice before a quote, and a quote within has one of its own.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), text)
+    return f"{key}='{quoted}'"

@@ -18,7 +18,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from signal import Signals
@@ -32,7 +32,7 @@ from configs.progress import progress, status_text
 from data import load_dataset
 from linearconv.engine.cluster import Cluster, TrainJob
 from linearconv.engine.record import read_record
-from linearconv.engine.slots import Job, Outcome, Result, Runner, last_line
+from linearconv.engine.slots import Job, Outcome, Result, Runner, last_line, waiting
 from linearconv.engine.status import State, train_log
 from linearconv.errors import UserError
 
@@ -154,8 +154,9 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     missing = [plan for plan in missing if plan.name not in results]
     if args.slurm:
         submit(missing, results, config, args)
-    else:
-        results = train(planned, missing, results, config, args)
+        print(summary(planned, results))
+        return FAILED if exit_code(results) == FAILED else 0
+    results = train(planned, missing, results, config, args)
     print(summary(planned, results))
     return exit_code(results)
 
@@ -281,31 +282,47 @@ def submit(
     )
     # Stopping by itself, at an epoch's end, a run loses nothing to the limit.
     seconds = 60 * max(args.slurm_minutes / 2, args.slurm_minutes - 5)
-    jobs = {
-        plan.name: TrainJob(
-            (*_job(plan).command, *_time_argument(seconds)),
-            ROOT,
-            train_log(plan.places),
-            plan.places.record,
-        )
-        for plan in missing
-    }
     ids: dict[str, str] = {}
-    first = [
-        plan.name for plan in missing if plan.baseline is None or plan.baseline.name not in jobs
-    ]
-    ids |= zip(first, cluster.submit([jobs[name] for name in first]), strict=True)
+    for plans, after in _stages(missing, results):
+        jobs = [
+            TrainJob(
+                (*_job(plan).command, *_time_argument(seconds)),
+                ROOT,
+                train_log(plan.places),
+                plan.places.record,
+            )
+            for plan in plans
+        ]
+        names = [plan.name for plan in plans]
+        ids |= zip(names, cluster.submit(jobs, after=after and ids[after]), strict=True)
+    for name, job_id in ids.items():
+        print(f"submitted {name} as job {job_id}")
+    print(f"their output lies under {ROOT / config.log_dir}/<run_id>/, submitit's in {folder}/")
+
+
+def _stages(
+    missing: Sequence[Planned], results: Results
+) -> Iterator[tuple[list[Planned], str | None]]:
+    """One array of all that can start at once, then each run that waits for one of these."""
+    names = {plan.name for plan in missing}
+    later = [plan for plan in missing if plan.baseline is not None and plan.baseline.name in names]
+    first = []
     for plan in missing:
-        if plan.name not in ids:
-            (ids[plan.name],) = cluster.submit([jobs[plan.name]], after=ids[plan.baseline.name])
-    for plan in missing:
-        print(f"submitted {plan.name} as job {ids[plan.name]}")
+        before = plan.baseline and results.get(plan.baseline.name)
+        if before and before.outcome is not Outcome.FINISHED:
+            results[plan.name] = waiting(plan.baseline.name, before)
+        elif plan not in later:
+            first.append(plan)
+    if first:
+        yield first, None
+    for plan in later:
+        yield [plan], plan.baseline.name
 
 
 def summary(planned: Sequence[Planned], results: Results) -> str:
     """The number of runs that ended in each way, and what is to be said of the others."""
     counts = Counter(result.outcome for result in results.values())
-    counts["missing"] = len(planned) - len(results)
+    counts["to do"] = len(planned) - len(results)
     lines = [", ".join(f"{number} {how}" for how, number in counts.items() if number)]
     for plan in planned:
         result = results.get(plan.name)

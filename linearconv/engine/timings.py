@@ -84,9 +84,9 @@ def _keys(science: dict[str, Any]) -> tuple[str, str]:
 
 def in_words(seconds: float) -> str:
     """A duration in its two largest units: "45 s", "12 min", "3 h 20 min", "2 d 5 h"."""
+    minutes = round(seconds / 60)
     if seconds < 60:
         return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)

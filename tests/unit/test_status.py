@@ -1,0 +1,186 @@
+"""What a run's files say of it, and what measured epochs say of those to come."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs import compose, run_id, science
+from linearconv.engine.checkpoint import STALE_S, Locked, lock, save
+from linearconv.engine.record import SCHEMA, write_record
+from linearconv.engine.run import Places
+from linearconv.engine.status import State, Status, live_holder, run_status, status_table, train_log
+from linearconv.engine.timings import Timings, in_words
+
+HERE = socket.gethostname()
+
+
+def identity(*overrides: str) -> dict:
+    return science(compose(["model=base", "variant=Lr", "dataset=digits", *overrides]))
+
+
+@pytest.fixture
+def scene(tmp_path):
+    known = identity()
+    folders = (tmp_path / name for name in ("results", "checkpoints", "logs"))
+    return Places(run_id(known), *folders), known
+
+
+def checkpoint(places, known, *, epoch, seconds=(), starts=()):
+    state = {"run_id": places.run_id, "science": known, "epoch": epoch, "model": {}}
+    state |= {"seconds": list(seconds), "starts": list(starts)}
+    save(places.checkpoints / f"epoch-{epoch:04d}.pt", state)
+
+
+def log(places, *lines):
+    train_log(places).parent.mkdir(parents=True, exist_ok=True)
+    train_log(places).write_text("\n".join(lines) + "\n")
+
+
+def test_missing_interrupted_failed_and_done(scene):
+    places, known = scene
+    assert run_status(places, known) == Status(State.MISSING, 0, 250)
+    checkpoint(places, known, epoch=0)
+    checkpoint(places, known, epoch=12)
+    assert run_status(places, known) == Status(State.INTERRUPTED, 12, 250)
+    log(places, "No space left on device", "== failed")
+    assert run_status(places, known) == Status(State.FAILED, 12, 250, "No space left on device")
+    log(places, "No space left on device", "== failed", "== 2025-01-01 again", "epoch 13/250")
+    assert run_status(places, known).state is State.INTERRUPTED
+    write_record(places.record, {"schema": SCHEMA, "science": known})
+    assert run_status(places, known) == Status(State.DONE, 250, 250)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ({"schema": SCHEMA, "science": {"another": "run"}}, "record of another run"),
+        ({"schema": SCHEMA}, "record of another run"),
+        ({"schema": -1}, "no record of layout"),
+    ],
+)
+def test_a_record_that_is_not_the_runs_does_not_count(scene, content, word):
+    places, known = scene
+    write_record(places.record, content)
+    status = run_status(places, known)
+    assert status.state is State.FAILED and word in status.note
+
+
+def hold(places, **holder):
+    path = places.checkpoints / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(holder))
+    return path
+
+
+def test_a_live_process_holds_its_run(scene):
+    places, known = scene
+    code = (
+        "import sys, time; from pathlib import Path; from linearconv.engine.checkpoint import lock\n"
+        "with lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(places.checkpoints / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        status = run_status(places, known)
+        assert status.state is State.RUNNING
+        assert status.note == f"process {process.pid} on {HERE}"
+        process.kill()
+    assert run_status(places, known).state is State.MISSING
+
+
+def test_what_a_dead_process_left_is_no_lock(scene):
+    places, _ = scene
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert live_holder(hold(places, host=HERE, pid=process.pid)) is None
+    # Another process may have got its number since; that one does not hold the kernel's lock.
+    assert live_holder(hold(places, host=HERE, pid=os.getpid())) is None
+
+
+def test_another_host_holds_its_run_while_it_gives_signs_of_life(scene):
+    places, _ = scene
+    path = hold(places, host="elsewhere", pid=7)
+    assert live_holder(path) == "process 7 on elsewhere"
+    os.utime(path, (time.time() - STALE_S - 1,) * 2)
+    assert live_holder(path) is None
+
+
+def test_looking_does_not_disturb_whoever_takes_the_lock(scene):
+    places, _ = scene
+    path = places.checkpoints / "lock"
+    with lock(path):
+        assert live_holder(path) is not None
+        with pytest.raises(Locked), lock(path):
+            pass
+    assert live_holder(path) is None
+    with lock(path):
+        pass
+
+
+def start(first, last, device="GPU", runtime="reference"):
+    return {
+        "device": device,
+        "runtime": {"name": runtime},
+        "first_epoch": first,
+        "last_epoch": last,
+    }
+
+
+def test_durations_of_the_same_network_first_then_of_the_model():
+    timings = Timings("GPU", "reference")
+    assert timings.per_epoch(identity()) is None
+    timings.add(identity("variant=Conv"), [10.0, 30.0, 20.0], [start(1, 3)])
+    assert timings.per_epoch(identity()) == 20.0  # another variant of the model
+    assert timings.per_epoch(identity("dataset=mnist")) == 20.0
+    timings.add(identity("seed=4", "recipe=short"), [7.0], [start(1, 1)])
+    assert timings.per_epoch(identity()) == 7.0
+    for other in ("model=vgg11", "precision=bf16", "recipe.batch_size=8", "dataset.limit_train=9"):
+        assert timings.per_epoch(identity(other)) is None
+
+
+def test_only_what_was_measured_on_this_device_with_this_runtime_counts():
+    timings = Timings("GPU", "reference")
+    starts = [start(1, 2, device="CPU"), start(3, 3, runtime="fast"), start(4, 5), start(6, None)]
+    timings.add(identity(), [1.0, 2.0, 3.0, 4.0, 6.0], starts)
+    assert timings.per_epoch(identity()) == 5.0
+
+
+def test_durations_are_read_from_records_and_checkpoints(scene, tmp_path):
+    places, known = scene
+    record = {"schema": SCHEMA, "science": known, "provenance": [start(1, 1)]}
+    write_record(places.record, record | {"timing": {"seconds_per_epoch": [3.0]}})
+    (places.record.parent / "bad.json").write_text("{")
+    write_record(places.record.parent / "old.json", {"schema": SCHEMA})
+    timings = Timings("GPU", "reference")
+    timings.add_checkpoint(places.checkpoints)
+    assert timings.per_epoch(known) is None
+    timings.add_records(places.record.parent)
+    assert timings.per_epoch(known) == 3.0
+    checkpoint(places, known, epoch=2, seconds=[5.0, 5.0], starts=[start(1, 2)])
+    timings.add_checkpoint(places.checkpoints)
+    assert timings.per_epoch(known) == 5.0
+    (places.checkpoints / "epoch-0003.pt").write_bytes(b"damaged")
+    timings.add_checkpoint(places.checkpoints)
+    assert timings.per_epoch(known) == 5.0
+
+
+def test_table():
+    statuses = [Status(State.DONE, 3, 3), Status(State.RUNNING, 1, 3, "process 7 on x")]
+    lines = status_table(["first", "second-run"], statuses, ["", "~2 min"]).splitlines()
+    assert lines[1].split() == ["first", "done", "3/3"]
+    assert lines[2].split() == ["second-run", "running", "1/3", "~2", "min", "process", "7", "on", "x"]
+    assert lines[3] == "1 done, 1 running, 0 interrupted, 0 failed, 0 missing"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59, "59 s"), (61, "1 min"), (3599, "1 h 0 min"), (12_000, "3 h 20 min"),
+     (190_800, "2 d 5 h")],
+)  # fmt: skip
+def test_durations_in_words(seconds, words):
+    assert in_words(seconds) == words
