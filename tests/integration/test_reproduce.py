@@ -1,0 +1,329 @@
+"""scripts/reproduce.py: with real training of small runs on the digits in a table's place."""
+
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import compose, run_id, science
+from configs.experiments import Cell, Run
+from linearconv.engine.checkpoint import Checkpoints
+from scripts import reproduce
+from tests.conftest import REPOSITORY, Outcome
+
+SIZE = ("recipe.batch_size=16", "dataset.limit_train=192", "dataset.limit_test=64")
+TINY = ("recipe.batch_size=4", "dataset.limit_train=7", "dataset.limit_test=4")
+
+
+def small_run(model="base", variant="Conv", *, epochs=2, size=SIZE, baseline=None) -> Run:
+    """A run as the enumeration makes them, but on few digits."""
+    cell = Cell(model, variant, "digits")
+    overrides = (*cell.overrides("paper", 0), *size, f"recipe.epochs={epochs}")
+    identity = science(compose(overrides), baseline=baseline and baseline.run_id)
+    return Run(cell, 0, overrides, identity, run_id(identity), baseline)
+
+
+@pytest.fixture
+def folders(tmp_path, digits_root) -> list[str]:
+    return [f"--results-dir={tmp_path}/results", f"--checkpoint-dir={tmp_path}/checkpoints",
+            f"--log-dir={tmp_path}/logs", f"--data-root={digits_root}"]  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path, folders, monkeypatch, capsys):
+    """Runs the script in this process, its children for real, with some runs for the table's."""
+    monkeypatch.chdir(tmp_path)  # it works from anywhere
+
+    def call(runs: list[Run], *arguments: str) -> Outcome:
+        monkeypatch.setattr(reproduce, "select_runs", lambda *args, **kwargs: runs)
+        monkeypatch.setattr(reproduce, "STARTED", time.monotonic())
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", "--table", "3", *folders, *arguments])
+        reproduce._data_problem.cache_clear()
+        capsys.readouterr()
+        code = reproduce.main()
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def record(tmp_path: Path, run: Run) -> dict:
+    return json.loads((tmp_path / "results/runs" / f"{run.run_id}.json").read_text())
+
+
+def science_part(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
+
+
+def lines_about(run: Run, outcome: Outcome, first: str) -> list[str]:
+    return [line for line in outcome.out.splitlines() if f"{first} {run.run_id}" in line]
+
+
+def test_trains_what_is_missing_two_at_once_past_a_failure(command, tmp_path):
+    """A first call meets a failure and finishes the others; a second one needs only the failed."""
+    good, bad, other = runs = [small_run(), small_run(variant="r"), small_run(variant="LRr")]
+    obstacle = tmp_path / "checkpoints" / bad.run_id
+    obstacle.parent.mkdir()
+    obstacle.write_text("a file where the run's folder should be")
+    first = command(runs, "--slots", "2", "image_every=1")
+    assert first.code == 1, first.out + first.err
+    assert "2 finished, 1 failed" in first.out
+    failures = lines_about(bad, first, "failed")
+    assert len(failures) == 2 and "once more" in failures[0] and "once more" not in failures[1]
+    log = tmp_path / "logs" / bad.run_id / "train.log"
+    assert str(log) in failures[1] and "FileExistsError" in failures[1]
+    assert log.read_text().count("Traceback") == 2
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    for run in (good, other):
+        found = record(tmp_path, run)
+        assert found["provenance"][0]["threads"] == threads
+        assert "image_every=1" in found["provenance"][0]["overrides"]
+        accuracy = f"best test accuracy {found['test_acc_best']:.2f} %"
+        assert accuracy in lines_about(run, first, "finished")[0]
+        assert "epoch 2/2" in (tmp_path / "logs" / run.run_id / "train.log").read_text()
+    started = [line for line in first.out.splitlines() if " started " in line]
+    assert len(started) == 4
+
+    status = command(runs, "--status")
+    assert status.code == 0 and "2 done, 0 running, 0 interrupted, 1 failed" in status.out
+    assert "FileExistsError" in status.out and "one run at a time: about" in status.out
+
+    obstacle.unlink()
+    before = record(tmp_path, good)
+    second = command(runs)
+    assert second.code == 0 and "3 finished" in second.out, second.out
+    assert not lines_about(good, second, "started") and record(tmp_path, good) == before
+    assert command(runs).code == 0
+
+
+def test_out_of_time_and_the_next_call_goes_on(command, tmp_path):
+    run = small_run()
+    late = command([run], "--max-minutes", "1e-6")
+    assert late.code == 75 and "1 out of time" in late.out and " started " not in late.out
+    stopped = command([run], "max_minutes=1e-9")  # of the child alone, which exits with 75 itself
+    assert stopped.code == 75 and "after epoch 0 of 2" in stopped.out
+    assert lines_about(run, stopped, "out of time") and not lines_about(run, stopped, "failed")
+    status = command([run], "--status")
+    assert "0 done, 0 running, 1 interrupted" in status.out
+    assert "time left unknown" in status.out and "base (1)" in status.out
+    assert command([run]).code == 0
+    assert command([run], "--max-minutes", "1e-6").code == 0  # nothing is left to do
+
+
+def killed_after_an_epoch(tmp_path: Path, run: Run) -> None:
+    """Kill the run's process, whose number its lock tells, once it has finished an epoch."""
+
+    def watch() -> None:
+        folder = tmp_path / "checkpoints" / run.run_id
+        while not (folder / "epoch-0001.pt").exists():
+            time.sleep(0.01)
+        os.kill(json.loads((folder / "lock").read_text())["pid"], signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def test_a_killed_child_goes_on_in_its_second_try(command, tmp_path):
+    run = small_run(epochs=6)
+    killed_after_an_epoch(tmp_path, run)
+    outcome = command([run])
+    assert outcome.code == 0, outcome.out
+    assert "killed by SIGKILL" in outcome.out and "once more" in outcome.out
+    starts = [(s["first_epoch"], s["last_epoch"]) for s in record(tmp_path, run)["provenance"]]
+    assert len(starts) == 2 and starts[0][0] == 1 and starts[1][0] > 1 and starts[1][1] == 6
+
+
+def test_what_starts_from_a_trained_network(command, tmp_path):
+    baseline = small_run("vgg11", epochs=1, size=TINY)
+    basis = small_run("vgg11_basis", epochs=1, size=TINY, baseline=baseline)
+    runs = [baseline, basis]
+    dry = command(runs, "--dry-run")
+    assert dry.code == 0 and len(dry.out.splitlines()) == 2
+    assert f"baseline_checkpoint={tmp_path}/checkpoints/{baseline.run_id}/best.pt" in dry.out
+    outcome = command(runs, "--slots", "2")
+    assert outcome.code == 0, outcome.out
+    assert record(tmp_path, basis)["science"]["baseline"] == baseline.run_id
+
+    # Only the records came along, as from a clone; then there is no record of Basis either.
+    (tmp_path / "checkpoints" / baseline.run_id / "best.pt").unlink()
+    assert command(runs).code == 0
+    (tmp_path / "results/runs" / f"{basis.run_id}.json").unlink()
+    blocked = command(runs)
+    assert blocked.code == 1 and " started " not in blocked.out
+    assert "best.pt, which is not there" in blocked.out and "overwrite=true" in blocked.out
+
+
+def test_data_that_cannot_be_had_fails_its_runs_alone(command, tmp_path, folders):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/digits.npz").write_bytes(b"no dataset")
+    outcome = command([small_run()], f"--data-root={tmp_path}/data")
+    assert outcome.code == 1 and "digits.npz is truncated or damaged" in outcome.out
+    assert " started " not in outcome.out
+
+
+def test_runs_that_would_fill_no_cell_are_refused(command):
+    for override in ("recipe.epochs=7", "variant=Lr"):
+        outcome = command([small_run()], override)
+        assert outcome.code == 2 and "fill no cell" in outcome.err and outcome.out == ""
+    outcome = command([small_run()], "nonsense=1")
+    assert outcome.code == 2 and "nonsense" in outcome.err
+
+
+# With the script in a process of its own.
+
+DRIVER = """
+import os, pickle, resource, sys
+from scripts import reproduce
+with open(sys.argv.pop(1), "rb") as file:
+    runs, largest_file = pickle.load(file)
+resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+reproduce.select_runs = lambda *args, **kwargs: runs
+sys.exit(reproduce.main())
+"""
+
+
+def start(
+    runs: list[Run], tmp_path: Path, *arguments: str, largest_file: int = resource.RLIM_INFINITY
+) -> subprocess.Popen:
+    (tmp_path / "runs.pickle").write_bytes(pickle.dumps((runs, largest_file)))
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "runs.pickle"), "--table", "3", *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A test run in a shell's background inherits an ignored SIGINT; a user's Ctrl-C does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for_epoch(tmp_path: Path, run: Run, epoch: int) -> int:
+    """Until the run has a checkpoint of this epoch or a later one; returns its process's id."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints" / run.run_id)
+    give_up = time.time() + 120
+    while not (saved := checkpoints.epochs()) or int(saved[-1].stem[6:]) < epoch:
+        assert time.time() < give_up
+        time.sleep(0.02)
+    return json.loads((checkpoints.folder / "lock").read_text())["pid"]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie, whose parent has been killed, does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize(
+    "kind", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
+def test_a_signal_reaches_the_children_and_ends_in_a_summary(tmp_path, folders, kind):
+    run, never = small_run(epochs=500), small_run(variant="r")
+    process = start([run, never], tmp_path, *folders)
+    child = wait_for_epoch(tmp_path, run, 1)
+    process.send_signal(kind)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "2 interrupted" in out and "Traceback" not in out
+    assert not alive(child)
+    log = (tmp_path / "logs" / run.run_id / "train.log").read_text()
+    assert "the same command continues from the last checkpoint" in log
+    assert Checkpoints(tmp_path / "checkpoints" / run.run_id).load_last()["epoch"] >= 1
+
+
+@pytest.mark.long
+def test_killed_itself_it_loses_nothing(tmp_path, folders, command, cli, places):
+    run, other = runs = [small_run(epochs=40), small_run(variant="r")]
+    process = start(runs, tmp_path, *folders)
+    child = wait_for_epoch(tmp_path, run, 1)
+    process.kill()
+    process.communicate()
+    assert alive(child)
+    # The orphan goes on; whoever calls next leaves it alone and sees to the others.
+    status = command(runs, "--status")
+    assert f"process {child} on" in status.out and "1 running" in status.out
+    second = command([run])
+    assert second.code == 75 and "running elsewhere" in second.out
+    # The machine dies.
+    os.kill(child, signal.SIGKILL)
+    third = command(runs)
+    assert third.code == 0, third.out
+    found = record(tmp_path, run)
+    assert len(found["provenance"]) == 2 and found["provenance"][1]["first_epoch"] > 1
+    elsewhere = [f"{kind}_dir={tmp_path}/b/{kind}" for kind in ("results", "checkpoint", "log")]
+    assert cli("train", *places, *run.overrides, *elsewhere).code == 0
+    uninterrupted = json.loads((tmp_path / f"b/results/runs/{run.run_id}.json").read_text())
+    assert science_part(uninterrupted) == science_part(found)
+
+
+@pytest.mark.long
+def test_calls_of_limited_time_finish_the_work(command, tmp_path):
+    runs = [small_run(epochs=30), small_run(variant="r", epochs=30)]
+    codes = []
+    while not codes or codes[-1] == 75:
+        assert len(codes) < 30
+        began = time.monotonic()
+        codes.append(command(runs, "--max-minutes", "0.25").code)
+        assert time.monotonic() - began < 15 + 10
+    assert codes[-1] == 0 and len(codes) > 1
+    assert any(len(record(tmp_path, run)["provenance"]) > 1 for run in runs)
+
+
+@pytest.mark.long
+def test_a_full_disk_fails_runs_and_the_next_call_goes_on(tmp_path, folders, command):
+    """Python reports a file beyond the limit as it does a full disk, as an OSError."""
+    run = small_run()
+    process = start([run], tmp_path, *folders, largest_file=1 << 20)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "OSError" in out, out
+    assert command([run]).code == 0
+
+
+def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts/reproduce.py"), *arguments],
+        capture_output=True, text=True, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_status_and_dry_run_of_a_real_table(tmp_path):
+    folders = [f"--{name}-dir={tmp_path}/{name}" for name in ("results", "checkpoint", "log")]
+    status = script("--table", "2", "--status", *folders)
+    assert status.returncode == 0, status.stderr
+    assert status.stdout.count("missing") == 7 and "6 missing" in status.stdout
+    assert "cifar10-vgg11-Lr-a0.125-s0-" in status.stdout and "vgg11 (6)" in status.stdout
+    dry = script("--table", "2", "--dry-run", "--variant", "Conv", "--seeds", "0,3", *folders)
+    assert dry.returncode == 0 and len(dry.stdout.splitlines()) == 2
+    first, last = dry.stdout.splitlines()
+    assert first.startswith("python train.py model=vgg11 variant=Conv dataset=cifar10 recipe=paper")
+    assert "seed=3" in last and f"log_dir={tmp_path}/log" in last
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--table", "6"], "invalid choice"),
+        (["--table", "3", "--model", "vgg12"], "choose from base, vgg11"),
+        (["--table", "3", "--seeds", "0,-1"], "at least 0"),
+        (["--table", "3", "--slots", "0"], "at least 1"),
+        (["--table", "3", "--max-minutes", "nan"], "above 0"),
+        (["--table", "3", "--slurm", "--slurm-option", "account"], "KEY=VALUE"),
+    ],
+)
+def test_mistakes(arguments, word, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *arguments])
+    try:
+        code = reproduce.main()
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2 and word in capsys.readouterr().err
