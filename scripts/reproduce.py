@@ -323,7 +323,8 @@ def summary(planned: Sequence[Planned], results: Results) -> str:
     """The number of runs that ended in each way, and what is to be said of the others."""
     counts = Counter(result.outcome for result in results.values())
     counts["to do"] = len(planned) - len(results)
-    lines = [", ".join(f"{number} {how}" for how, number in counts.items() if number)]
+    ways = [*Outcome, "to do"]
+    lines = [", ".join(f"{counts[way]} {way}" for way in ways if counts[way])]
     for plan in planned:
         result = results.get(plan.name)
         if result is not None and result.outcome is not Outcome.FINISHED:

@@ -24,8 +24,9 @@ def job(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
     """Runs jobs; an exit code of 0 means finished."""
+    monkeypatch.setattr(slots, "POLL_S", 0.02)
     lines = []
 
     def start(jobs, places=ONE_SLOT, **options):
@@ -87,7 +88,7 @@ def test_a_job_waits_for_what_was_settled_before(job, run):
 
 
 def test_as_many_run_at_once_as_there_are_slots(job, run, tmp_path):
-    script = "touch $$.on; ls *.on | wc -l; sleep 0.6; rm $$.on"
+    script = "touch $$.on; ls *.on | wc -l; sleep 0.4; rm $$.on"
     jobs = [job(str(i), script) for i in range(5)]
     run(jobs, [Slot()] * 2)
     peaks = [int(last_line(one.log)) for one in jobs]
@@ -96,7 +97,7 @@ def test_as_many_run_at_once_as_there_are_slots(job, run, tmp_path):
 
 def test_a_slot_tells_its_process_where_it_is(job, run):
     places = [Slot(("x",), {"CUDA_VISIBLE_DEVICES": device}) for device in "01"]
-    jobs = [job(name, "echo $CUDA_VISIBLE_DEVICES $1; sleep 0.5") for name in "abcd"]
+    jobs = [job(name, "echo $CUDA_VISIBLE_DEVICES $1; sleep 0.2") for name in "abcd"]
     run(jobs, places)
     assert sorted(last_line(one.log) for one in jobs) == ["0 x", "0 x", "1 x", "1 x"]
 
@@ -104,7 +105,7 @@ def test_a_slot_tells_its_process_where_it_is(job, run):
 def test_out_of_time_stops_what_runs_and_starts_nothing_new(job, run):
     jobs = [job("long", "echo $1; exec sleep 60"), job("next", "true")]
     began = time.monotonic()
-    results = run(jobs, deadline=began + 1.4, overtime=0.5)
+    results = run(jobs, deadline=began + 0.6, overtime=0.5)
     assert time.monotonic() - began < 20
     assert set(outcomes(results).values()) == {"out of time"}
     assert last_line(jobs[0].log) == "1" and not jobs[1].log.exists()
@@ -119,13 +120,13 @@ def signalled(*after: float) -> None:
 
 def test_a_signal_is_passed_on_and_ends_the_work(job, run):
     jobs = [job("a", "trap 'echo kept; exit 130' TERM; sleep 60 & wait"), job("b", "true")]
-    signalled(1.0)
+    signalled(0.4)
     assert set(outcomes(run(jobs)).values()) == {"interrupted"}
     assert last_line(jobs[0].log) == "kept"
 
 
 def test_a_second_signal_kills(job, run):
-    signalled(1.0, 2.0)
+    signalled(0.4, 0.9)
     began = time.monotonic()
     stubborn = job("a", "trap '' TERM; while :; do sleep 1; done")
     assert outcomes(run([stubborn])) == {"a": "interrupted"}
@@ -161,7 +162,7 @@ def test_an_error_of_the_runner_leaves_no_process_behind(tmp_path):
 
 def test_progress_is_told_now_and_then(job, run, monkeypatch):
     monkeypatch.setattr(slots, "PROGRESS_S", 0.3)
-    run([job("a", "sleep 1.5")], progress=lambda names: f"now {names}")
+    run([job("a", "sleep 0.6")], progress=lambda names: f"now {names}")
     assert "now ['a']" in run.lines
 
 

@@ -1,0 +1,55 @@
+"""What the tests of scripts/reproduce.py share: small runs in a table's place."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from configs import compose, run_id, science
+from configs.experiments import Cell, Run
+from scripts import reproduce
+from tests.conftest import Outcome
+
+SIZE = ("recipe.batch_size=16", "dataset.limit_train=192", "dataset.limit_test=64")
+TINY = ("recipe.batch_size=4", "dataset.limit_train=7", "dataset.limit_test=4")
+
+
+def small_run(
+    model: str = "base",
+    variant: str = "Conv",
+    *,
+    epochs: int = 2,
+    size: tuple[str, ...] = SIZE,
+    baseline: Run | None = None,
+) -> Run:
+    """A run as the enumeration makes them, but on few digits."""
+    cell = Cell(model, variant, "digits")
+    overrides = (*cell.overrides("paper", 0), *size, f"recipe.epochs={epochs}")
+    identity = science(compose(overrides), baseline=baseline and baseline.run_id)
+    return Run(cell, 0, overrides, identity, run_id(identity), baseline)
+
+
+@pytest.fixture
+def folders(tmp_path, digits_root) -> list[str]:
+    return [f"--results-dir={tmp_path}/results", f"--checkpoint-dir={tmp_path}/checkpoints",
+            f"--log-dir={tmp_path}/logs", f"--data-root={digits_root}"]  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path, folders, monkeypatch, capsys):
+    """Runs the script in this process, its children for real, with some runs for the table's."""
+    monkeypatch.chdir(tmp_path)  # it works from anywhere
+
+    def call(runs: list[Run], *arguments: str) -> Outcome:
+        monkeypatch.setattr(reproduce, "select_runs", lambda *args, **kwargs: runs)
+        monkeypatch.setattr(reproduce, "STARTED", time.monotonic())
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", "--table", "3", *folders, *arguments])
+        reproduce._data_problem.cache_clear()
+        capsys.readouterr()
+        code = reproduce.main()
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call

@@ -1,0 +1,167 @@
+"""Submitting to a cluster: jobs that submitit runs here, and arrays that a stand-in is given."""
+
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import submitit
+
+from linearconv.engine import cluster
+from linearconv.engine.cluster import Cluster, TrainJob
+from linearconv.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.integration.conftest import TINY, small_run
+
+
+@pytest.fixture
+def local(tmp_path) -> Cluster:
+    return Cluster(tmp_path / "submitit", minutes=10, name="local")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of a shell command, finished when the file `record` is there."""
+
+    def make(script: str) -> TrainJob:
+        return TrainJob(("sh", "-c", script), tmp_path, tmp_path / "train.log", tmp_path / "record")
+
+    return make
+
+
+def result(job_id: str, tmp_path: Path, *, within: float = 120.0) -> tuple[str, object]:
+    """What submitit's process wrote when the job ended: ("success" or "error", ...)."""
+    paths = submitit.core.utils.JobPaths(tmp_path / "submitit", job_id, 0)
+    give_up = time.time() + within
+    while not paths.result_pickle.exists():
+        assert time.time() < give_up, paths.stderr.read_text()
+        time.sleep(0.05)
+    return submitit.core.utils.pickle_load(paths.result_pickle)
+
+
+def test_a_job_that_stops_in_time_is_requeued_until_it_is_done(local, job, tmp_path):
+    script = "echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record || exit 75"
+    (job_id,) = local.submit([job(script)])
+    assert result(job_id, tmp_path) == ("success", None)
+    assert (tmp_path / "starts").read_text() == "start\n" * 2
+
+
+def test_a_failed_job_fails_and_names_its_log(local, job, tmp_path):
+    (job_id,) = local.submit([job("echo start >> starts; exit 1")])
+    kind, message = result(job_id, tmp_path)
+    assert kind == "error" and f"exit code 1: see {tmp_path}/train.log" in message
+    assert (tmp_path / "starts").read_text() == "start\n"
+
+
+def test_a_run_that_seems_held_is_tried_again(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "RETRY_S", 0.1)
+    held = job("echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record; exit 0")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        held()
+        assert (tmp_path / "starts").read_text() == "start\n" * 2
+        (tmp_path / "record").unlink()
+        monkeypatch.setattr(cluster, "STALE_S", 0.0)
+        with pytest.raises(RuntimeError, match="another process holds the run"):
+            held()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.long
+def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
+    """submitit's signal stops a real run, which keeps its checkpoint, and requeues the job."""
+    run = small_run(epochs=12)
+    places = [f"{kind}_dir={tmp_path}/{kind}" for kind in ("results", "checkpoint", "log")]
+    train = TrainJob(
+        (sys.executable, "train.py", *run.overrides, *places, f"dataset.root={digits_root}"),
+        REPOSITORY,
+        tmp_path / "train.log",
+        tmp_path / "results/runs" / f"{run.run_id}.json",
+    )
+    (job_id,) = local.submit([train])
+    folder = tmp_path / "checkpoint" / run.run_id
+    give_up = time.time() + 120
+    while not (folder / "epoch-0002.pt").exists():
+        assert time.time() < give_up
+        time.sleep(0.02)
+    pid = json.loads((folder / "lock").read_text())["pid"]
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGUSR2)
+    assert result(job_id, tmp_path) == ("success", None)
+    record = json.loads(train.record.read_text())
+    first, second = record["provenance"]
+    assert first["last_epoch"] >= 2 and second["first_epoch"] == first["last_epoch"] + 1
+    assert "the same command continues from the last checkpoint" in train.log.read_text()
+
+
+def test_checkpoint_resubmits_the_same_job(job):
+    train = job("true")
+    again = train.checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    assert again.function == train and again.args == () and again.kwargs == {}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """An sbatch that keeps what it is given and counts; returns the submitted files' texts."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    script = (
+        "#!/bin/sh\n"
+        f"cd {tools}; n=$(ls | grep -c given); cp $1 given$n\n"
+        "echo Submitted batch job $((100 + n))\n"
+    )
+    for name, text in (("sbatch", script), ("srun", "#!/bin/sh\n")):
+        (tools / name).write_text(text)
+        (tools / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    return lambda: [path.read_text() for path in sorted(tools.glob("given*"))]
+
+
+def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
+    baseline = small_run("vgg11", size=TINY)
+    basis = small_run("vgg11_basis", size=TINY, baseline=baseline)
+    other = small_run()
+    outcome = command(
+        [baseline, basis, other], "--slurm", "--slurm-partition", "gpu", "--slurm-minutes", "100",
+        "--slurm-parallel", "1", "--slurm-option", "account=mine", "--slurm-option=--mem=8G",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    array, after = slurm()
+    for flag in ("array=0-1%1", "partition=gpu", "time=100", "account=mine", "mem=8G", "requeue",
+                 "gpus-per-node=1", "signal=USR2@90", "open-mode=append"):  # fmt: skip
+        assert f"#SBATCH --{flag}\n" in array, array
+    assert "dependency" not in array and "--array" not in after
+    assert "#SBATCH --dependency=afterok:100_0\n" in after
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in after
+    for run, job_id in ((baseline, "100_0"), (other, "100_1"), (basis, "101")):
+        assert f"submitted {run.run_id} as job {job_id}\n" in outcome.out
+    (pickled,) = (tmp_path / "logs/slurm").glob("101*submitted.pkl")
+    train = submitit.helpers.DelayedSubmission.load(pickled).function
+    assert train.command[:2] == (sys.executable, "train.py")
+    assert f"{tmp_path}/checkpoints/{baseline.run_id}/best.pt" in " ".join(train.command)
+    assert train.command[-1] == "max_minutes=95.000000"
+    assert train.record == tmp_path / "results/runs" / f"{basis.run_id}.json"
+
+
+def test_a_cpu_or_own_gpu_options_leave_the_gpu_out(command, slurm):
+    run = small_run()
+    assert command([run], "--slurm", "--device", "cpu").code == 0
+    assert command([run], "--slurm", "--slurm-option", "gres=gpu:a100:1").code == 0
+    assert not any("gpus-per-node" in text for text in slurm())
+    assert "#SBATCH --gres=gpu:a100:1\n" in slurm()[1]
+
+
+def test_what_is_missing_is_named(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = command([small_run()], "--slurm")
+    assert outcome.code == 2 and "sbatch is not there" in outcome.err
+    assert "Traceback" not in outcome.err
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]'"):
+        Cluster(tmp_path, minutes=1)
