@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from signal import Signals
+from signal import SIGTERM, default_int_handler, signal, strsignal
 
 from configs import TrainConfig, dataset_config
 from configs.cli import FAILED, INTERRUPTED, MISTAKE, OUT_OF_TIME
@@ -41,6 +41,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 STARTED = time.monotonic()
 """When the process started: --max-minutes counts from here."""
+
+NARROWED = ("model", "variant", "dataset")
+"""What narrows a table down to some of its cells."""
+
+FOLDERS = {
+    "results-dir": "results_dir",
+    "checkpoint-dir": "checkpoint_dir",
+    "log-dir": "log_dir",
+    "data-root": "dataset.root",
+}
+"""Options that are keys of train.py."""
 
 Results = dict[str, Result]
 """How each run ended, by its run_id."""
@@ -95,16 +106,6 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-NARROWED = ("model", "variant", "dataset")
-
-FOLDERS = {
-    "results-dir": "results_dir",
-    "checkpoint-dir": "checkpoint_dir",
-    "log-dir": "log_dir",
-    "data-root": "dataset.root",
-}
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, text.split(","))))
 
@@ -138,6 +139,7 @@ def _option(text: str) -> tuple[str, str]:
 def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     """Do with these runs what the arguments ask for; returns the exit code."""
     planned, config = plan_runs(runs, [*_options(args), *args.overrides], ROOT)
+    cluster = cluster_of(args, config) if args.slurm else None
     if args.status:
         print(status_text(planned, config, ROOT))
         return 0
@@ -152,11 +154,10 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
         if problem := data_problem(plan.run, config):
             results[plan.name] = Result(Outcome.FAILED, problem)
     missing = [plan for plan in missing if plan.name not in results]
-    if args.slurm:
-        submit(missing, results, config, args)
-        print(summary(planned, results))
-        return FAILED if exit_code(results) == FAILED else 0
-    results = train(planned, missing, results, config, args)
+    if cluster is not None:
+        results = submit(cluster, missing, results, args.slurm_minutes)
+    else:
+        results = train(planned, missing, results, config, args)
     print(summary(planned, results))
     return exit_code(results)
 
@@ -261,43 +262,44 @@ def judge(plan: Planned, code: int) -> Result:
         return Result(Outcome.INTERRUPTED, f"after epoch {status.epoch} of {status.epochs}")
     if code == 0 and "is being worked on by" in line:
         return Result(Outcome.ELSEWHERE, line.partition("worked on by ")[2])
-    how = f"killed by {Signals(-code).name}" if code < 0 else f"exit code {code}"
+    how = f"killed by signal {-code} ({strsignal(-code)})" if code < 0 else f"exit code {code}"
     return Result(Outcome.FAILED, f"{how}: {line}")
 
 
-def submit(
-    missing: Sequence[Planned], results: Results, config: TrainConfig, args: argparse.Namespace
-) -> None:
-    """Submit the missing runs to Slurm, those with a missing baseline after it."""
+def cluster_of(args: argparse.Namespace, config: TrainConfig) -> Cluster:
+    """The cluster as the arguments describe it."""
+    if args.slots > 1 or args.max_minutes < math.inf:
+        raise UserError(
+            "--slots and --max-minutes are for this machine; --slurm has --slurm-parallel and "
+            "--slurm-minutes, and goes on by itself after a job's time limit"
+        )
     options = dict(args.slurm_option)
     if config.device != "cpu" and not any(key.startswith(("gpus", "gres")) for key in options):
         options["gpus-per-node"] = "1"
-    folder = ROOT / config.log_dir / "slurm"
-    cluster = Cluster(
-        folder,
+    return Cluster(
+        ROOT / config.log_dir / "slurm",
         minutes=args.slurm_minutes,
         parallel=args.slurm_parallel,
         partition=args.slurm_partition,
         options=options,
     )
+
+
+def submit(cluster: Cluster, missing: Sequence[Planned], results: Results, minutes: int) -> Results:
+    """Submit the missing runs as jobs of so many minutes; returns what is known of all runs."""
+    results = dict(results)
     # Stopping by itself, at an epoch's end, a run loses nothing to the limit.
-    seconds = 60 * max(args.slurm_minutes / 2, args.slurm_minutes - 5)
+    limit = _time_argument(60 * max(minutes / 2, minutes - 5))
     ids: dict[str, str] = {}
     for plans, after in _stages(missing, results):
         jobs = [
-            TrainJob(
-                (*_job(plan).command, *_time_argument(seconds)),
-                ROOT,
-                train_log(plan.places),
-                plan.places.record,
-            )
-            for plan in plans
+            TrainJob((*job.command, *limit), ROOT, job.log, plan.places.record)
+            for plan, job in zip(plans, map(_job, plans), strict=True)
         ]
-        names = [plan.name for plan in plans]
-        ids |= zip(names, cluster.submit(jobs, after=after and ids[after]), strict=True)
-    for name, job_id in ids.items():
-        print(f"submitted {name} as job {job_id}")
-    print(f"their output lies under {ROOT / config.log_dir}/<run_id>/, submitit's in {folder}/")
+        for plan, job_id in zip(plans, cluster.submit(jobs, after=ids.get(after)), strict=True):
+            ids[plan.name] = job_id
+            results[plan.name] = Result(Outcome.SUBMITTED, f"job {job_id}, log {_job(plan).log}")
+    return results
 
 
 def _stages(
@@ -323,12 +325,14 @@ def summary(planned: Sequence[Planned], results: Results) -> str:
     """The number of runs that ended in each way, and what is to be said of the others."""
     counts = Counter(result.outcome for result in results.values())
     counts["to do"] = len(planned) - len(results)
-    ways = [*Outcome, "to do"]
-    lines = [", ".join(f"{counts[way]} {way}" for way in ways if counts[way])]
+    lines = [", ".join(f"{counts[way]} {way}" for way in [*Outcome, "to do"] if counts[way])]
+    said: dict[Result, list[str]] = {}
     for plan in planned:
         result = results.get(plan.name)
         if result is not None and result.outcome is not Outcome.FINISHED:
-            lines.append(f"  {plan.name}: {result.outcome}: {result.message}")
+            said.setdefault(result, []).append(plan.name)
+    for result, names in said.items():  # what many runs share, a missing dataset say, once
+        lines += [f"{result.outcome}: {result.message}", *(f"    {name}" for name in names)]
     return "\n".join(lines)
 
 
@@ -347,4 +351,5 @@ def exit_code(results: Results) -> int:
 
 
 if __name__ == "__main__":
+    signal(SIGTERM, default_int_handler)  # ends the preparations too as Ctrl-C does
     sys.exit(main())

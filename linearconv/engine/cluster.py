@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linearconv.engine.checkpoint import STALE_S
+from linearconv.engine.slots import Outcome, mark
 from linearconv.errors import UserError
 
 REQUEUES = 1000
@@ -62,6 +63,7 @@ class TrainJob:
             if code == os.EX_TEMPFAIL:
                 signal.raise_signal(_requeue_signal())  # submitit's handler calls `checkpoint`
             if code != 0:
+                mark(self.log, Outcome.FAILED)
                 raise RuntimeError(f"exit code {code}: see {self.log}")
             if time.monotonic() > give_up:
                 raise RuntimeError(f"another process holds the run: see {self.log}")

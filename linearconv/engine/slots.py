@@ -35,6 +35,7 @@ class Outcome(StrEnum):
     ELSEWHERE = "running elsewhere"
     OUT_OF_TIME = "out of time"
     INTERRUPTED = "interrupted"
+    SUBMITTED = "submitted"
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,10 @@ class Runner:
             self._free.append(running.slot)
             result = self._judge(running.job, running.process.returncode)
             if self._stopped is not None and result.outcome is not Outcome.FINISHED:
-                result = Result(self._stopped, "stopped, its last checkpoint is kept")
+                told = result.message if result.outcome is not Outcome.FAILED else "stopped"
+                result = Result(self._stopped, told)
             with suppress(OSError):  # a full disk, say
-                _append(running.job.log, result.outcome)
+                mark(running.job.log, result.outcome)
             self._settle(running.job, result)
 
     def _settle(self, job: Job, result: Result) -> None:
@@ -229,7 +231,7 @@ class Runner:
             command += self._time_argument(self._deadline - time.monotonic())
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            _append(job.log, time.strftime("%Y-%m-%d %H:%M:%S ") + shlex.join(command))
+            mark(job.log, time.strftime("%Y-%m-%d %H:%M:%S ") + shlex.join(command))
             with job.log.open("ab") as log:
                 process = subprocess.Popen(
                     command,
@@ -258,7 +260,8 @@ def waiting(after: str, result: Result) -> Result:
     return Result(result.outcome, f"not started: {after}, which it starts from, is not finished")
 
 
-def _append(log: Path, text: str) -> None:
+def mark(log: Path, text: str) -> None:
+    """Append a line that is not the process's own to its log."""
     with log.open("a") as file:
         file.write(f"{MARK} {text}\n")
 

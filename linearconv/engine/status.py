@@ -56,8 +56,9 @@ def run_status(places: Places, science: dict[str, Any]) -> Status:
     """How far the run with this science config is; changes nothing on disk."""
     epochs = science["recipe"]["epochs"]
     if places.record.exists():
-        problem = _record_problem(places.record, science)
-        return Status(State.FAILED if problem else State.DONE, epochs, epochs, problem)
+        if problem := _record_problem(places.record, science):
+            return Status(State.FAILED, 0, epochs, problem)
+        return Status(State.DONE, epochs, epochs)
     saved = Checkpoints(places.checkpoints).epochs()
     epoch = int(saved[-1].stem[6:]) if saved else 0
     holder = live_holder(places.checkpoints / "lock")

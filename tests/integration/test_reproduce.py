@@ -102,7 +102,7 @@ def test_a_killed_child_goes_on_in_its_second_try(command, tmp_path):
     killed_after_an_epoch(tmp_path, run)
     outcome = command([run])
     assert outcome.code == 0, outcome.out
-    assert "killed by SIGKILL" in outcome.out and "once more" in outcome.out
+    assert "killed by signal 9 (Killed)" in outcome.out and "once more" in outcome.out
     starts = [(s["first_epoch"], s["last_epoch"]) for s in record(tmp_path, run)["provenance"]]
     assert len(starts) == 2 and starts[0][0] == 1 and starts[1][0] > 1 and starts[1][1] == 6
 

@@ -13,6 +13,7 @@ import submitit
 
 from linearconv.engine import cluster
 from linearconv.engine.cluster import Cluster, TrainJob
+from linearconv.engine.slots import last_failed
 from linearconv.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import TINY, small_run
@@ -55,6 +56,7 @@ def test_a_failed_job_fails_and_names_its_log(local, job, tmp_path):
     kind, message = result(job_id, tmp_path)
     assert kind == "error" and f"exit code 1: see {tmp_path}/train.log" in message
     assert (tmp_path / "starts").read_text() == "start\n"
+    assert last_failed(tmp_path / "train.log")
 
 
 def test_a_run_that_seems_held_is_tried_again(job, tmp_path, monkeypatch):
@@ -140,7 +142,7 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
     assert "#SBATCH --dependency=afterok:100_0\n" in after
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in after
     for run, job_id in ((baseline, "100_0"), (other, "100_1"), (basis, "101")):
-        assert f"submitted {run.run_id} as job {job_id}\n" in outcome.out
+        assert f"submitted: job {job_id}, log {tmp_path}/logs/{run.run_id}/train.log" in outcome.out
     (pickled,) = (tmp_path / "logs/slurm").glob("101*submitted.pkl")
     train = submitit.helpers.DelayedSubmission.load(pickled).function
     assert train.command[:2] == (sys.executable, "train.py")
@@ -162,6 +164,9 @@ def test_what_is_missing_is_named(command, tmp_path, monkeypatch):
     outcome = command([small_run()], "--slurm")
     assert outcome.code == 2 and "sbatch is not there" in outcome.err
     assert "Traceback" not in outcome.err
+    for option in ("--slots=2", "--max-minutes=9"):
+        outcome = command([small_run()], "--slurm", option)
+        assert outcome.code == 2 and "--slurm-minutes" in outcome.err
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]'"):
         Cluster(tmp_path, minutes=1)
