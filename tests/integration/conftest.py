@@ -12,7 +12,12 @@ from configs.experiments import Cell, Run
 from scripts import reproduce
 from tests.conftest import Outcome
 
-SIZE = ("recipe.batch_size=16", "dataset.limit_train=192", "dataset.limit_test=64")
+SIZE = (
+    "recipe.batch_size=16",
+    "dataset.limit_train=192",
+    "dataset.limit_test=64",
+    "runtime.save_every_s=0",
+)
 TINY = ("recipe.batch_size=4", "dataset.limit_train=7", "dataset.limit_test=4")
 
 
