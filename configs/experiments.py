@@ -62,7 +62,9 @@ class Run:
 
 def table_cells(table: int) -> list[Cell]:
     """The cells of a table, each once, in the order of its experiment file."""
-    blocks = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "experiment" / f"table{table}.yaml"))
+    blocks = OmegaConf.to_container(
+        OmegaConf.load(CONFIG_DIR / "experiment" / f"table{table}.yaml")
+    )
     return list(dict.fromkeys(cell for block in blocks for cell in _cells(block)))
 
 

@@ -63,7 +63,7 @@ def test_sizes_of_batches(digits_root):
     batches = ReferenceBatches(
         dataset, spec, batch_size=32, eval_batch_size=7, seed=0, device=CPU, dtype=torch.float64
     )
-    assert (batches.train_size, batches.steps_per_epoch) == (90, 3)
+    assert (batches.train_size, batches.sizes) == (90, [32, 32, 26])
     sizes = [len(labels) for _, labels in batches.train(0)]
     assert sizes == [32, 32, 26]  # the last, shorter batch is kept
     assert [len(labels) for _, labels in batches.test()] == [7, 3]
