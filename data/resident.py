@@ -80,7 +80,7 @@ class ResidentBatches(Batches):
         self._channel = torch.arange(spec.channels, dtype=torch.int32, device=device) * 256
         self._range = torch.arange(batch_size, device=device)
         # Where `next` reads: the epoch's addresses, and how many samples it has taken so far.
-        self._addresses = torch.empty(
+        self._addresses = torch.zeros(
             self.train_size, 2 * SIZE + 1, dtype=torch.int32, device=device
         )
         self._taken = torch.zeros((), dtype=torch.int64, device=device)

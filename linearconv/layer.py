@@ -195,7 +195,7 @@ class LinearConv2d(nn.Conv2d):
         with without_autocast(self.primary):
             # V^T (D, P), D = KH * KW * C/G: the pixels in the order in which memory holds them,
             # since a combination of filters does not depend on it and another would be a copy.
-            channels_last = self.primary.is_contiguous(memory_format=torch.channels_last)
+            channels_last = is_channels_last(self.primary)
             stored = self.primary.permute(0, 2, 3, 1) if channels_last else self.primary
             columns = append_combinations(stored.flatten(1).t(), self.factors, None)
             weight = columns.t().unflatten(1, stored.shape[1:])
@@ -224,7 +224,7 @@ class LinearConv2d(nn.Conv2d):
         # The bias belongs to the combined output, so it cannot enter before the combination.
         bias = None if self.bias is None else self.bias.to(primary.dtype)
         factors = tuple(factor.to(primary.dtype) for factor in self.factors)
-        if primary.dim() == 4 and primary.is_contiguous(memory_format=torch.channels_last):
+        if is_channels_last(primary):
             pixels = primary.permute(0, 2, 3, 1)  # (N, H', W', P), as memory holds them
             joined = append_combinations(pixels.flatten(0, 2), factors, bias)
             return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
@@ -312,9 +312,21 @@ class LinearConv2d(nn.Conv2d):
         return f"{super().extra_repr()}, alpha={self.alpha:g}{rank}, {self.resolved_execution}"
 
 
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a tensor (N, C, H, W) lies in memory channel by channel innermost."""
+    # What torch.fx traces with is no Tensor and cannot be asked.
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which autocast leaves computations on `tensor`'s device alone."""
     # Entered only where autocast is on, which keeps traced and exported graphs plain.
+    if not isinstance(tensor, Tensor):  # torch.fx traces
+        return nullcontext()
     kind = tensor.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):  # torch asks nothing of "meta"
         return nullcontext()

@@ -91,6 +91,7 @@ def checked_capture(
             # could not hold.
             _trial(eager, step, batches)
         state.restore()
+        batches.begin(0)
         replays = {kind: capture(run) for kind, run in eager.items()}
         outcomes = []
         for runs in (replays, eager):

@@ -116,7 +116,8 @@ def _is_norm_of_conv(node: fx.Node, network: fx.GraphModule, called: Counter[str
         return False
     conv, norm = (network.get_submodule(n.target) for n in (before, node))
     return (
-        isinstance(conv, nn.Conv2d)
+        # Subclasses with a forward pass of their own are not taken for convolutions.
+        getattr(type(conv), "forward", None) in (nn.Conv2d.forward, LinearConv2d.forward)
         and isinstance(norm, nn.BatchNorm2d)
         and norm.affine
         and norm.track_running_stats

@@ -195,7 +195,7 @@ def test_checkpoints_are_kept_before_the_first_and_after_each_epoch(tmp_path):
     ]
     state = load(tmp_path / "epoch-0004.pt")
     assert state["epoch"] == 4 and len(state["curve"]) == 4 and state["run_id"] == "toy"
-    assert {"model", "optimizer", "scheduler", "science", "test_acc_best"} <= set(state)
+    assert {"model", "optimizer", "curve", "science", "test_acc_best"} <= set(state)
 
 
 def interrupted(folder: Path, epoch: int) -> None:
