@@ -12,8 +12,7 @@ from torch import nn
 
 from configs import EvalConfig, dataset_config
 from configs.cli import run_main
-from data import Augmentation, Normalisation, load_dataset
-from data.reference import ReferenceBatches
+from data import Augmentation, Normalisation, ResidentBatches, load_dataset
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
@@ -66,7 +65,7 @@ def checkpoint_path(config: EvalConfig) -> Path:
 
 def test_batches(
     science: dict[str, Any], config: EvalConfig, device: torch.device
-) -> ReferenceBatches:
+) -> ResidentBatches:
     """The test images that the run was tested on."""
     recipe, dataset = science["recipe"], science["dataset"]
     spec = replace(
@@ -76,7 +75,7 @@ def test_batches(
         digest=dataset["digest"],
     )
     data = load_dataset(spec, Path(config.dataset.root), limit_test=dataset["limit_test"])
-    return ReferenceBatches(
+    return ResidentBatches(
         data,
         spec,
         batch_size=config.batch_size,
@@ -87,7 +86,7 @@ def test_batches(
 
 
 @torch.no_grad()
-def largest_logit_difference(a: nn.Module, b: nn.Module, batches: ReferenceBatches) -> float:
+def largest_logit_difference(a: nn.Module, b: nn.Module, batches: ResidentBatches) -> float:
     """Largest absolute difference between two networks' logits over the test images."""
     return max((a(images) - b(images)).abs().max().item() for images, _ in batches.test())
 

@@ -13,14 +13,14 @@ import torch
 
 from configs import TrainConfig, run_id, science, variant_name
 from configs.cli import OUT_OF_TIME, run_main
-from data import Dataset, load_dataset
+from configs.schema import RuntimeConfig
+from data import DATA, SIZE, Dataset, load_dataset
 from data.packed import packed_path
-from data.reference import SIZE, ReferenceBatches
 from linearconv import set_execution
 from linearconv.dropout import seed_dropout
 from linearconv.engine.checkpoint import Locked, load
-from linearconv.engine.device import resolve_device
-from linearconv.engine.loop import TrainSettings
+from linearconv.engine.device import keep_freed_memory, resolve_device
+from linearconv.engine.loop import Speed, TrainSettings
 from linearconv.engine.provenance import provenance
 from linearconv.engine.run import Places, Restart, execute
 from linearconv.engine.seeding import seeded
@@ -100,45 +100,25 @@ def run(
     overrides: list[str],
 ) -> dict[str, Any] | None:
     """Build what the engine needs and let it train; returns the record, None if out of time."""
-    device = resolve_device(config.device)
+    device, spec = resolve_device(config.device), config.dataset
     torch.set_num_threads(config.runtime.threads or DEFAULT_THREADS)
-    recipe, spec = config.recipe, config.dataset
-
-    def initial_model() -> torch.nn.Module:
-        shape = {"in_channels": spec.channels, "classes": spec.classes}
-        with seeded("init", config.seed):
-            model = build_model(
-                config.model.name, Variant.from_science(identity["variant"]), **shape
-            )
-        if baseline is not None:
-            trained = build_model(baseline["science"]["model"]["name"], Variant(), **shape)
-            trained.load_state_dict(baseline["model"])
-            model.start_from(trained)
-        seed_dropout(model, config.seed)
-        set_execution(model, config.runtime.execution)
-        return model.to(device)
-
+    if config.runtime.keep_memory:
+        keep_freed_memory()
     print(f"{places.run_id} on {device}", flush=True)
     return execute(
         places,
         identity,
-        initial_model,
-        ReferenceBatches(
+        lambda: initial_model(config, identity, baseline).to(device),
+        DATA[config.runtime.data](
             dataset,
             spec,
-            batch_size=recipe.batch_size,
+            batch_size=config.recipe.batch_size,
+            eval_batch_size=config.runtime.eval_batch_size,
             seed=config.seed,
             device=device,
-            eval_batch_size=config.runtime.eval_batch_size,
         ),
-        TrainSettings(
-            epochs=recipe.epochs,
-            lr=identity["recipe"]["lr"],
-            lr_decay_every=recipe.lr_decay_every,
-            lr_decay_factor=recipe.lr_decay_factor,
-            regularizer=Regularizer(**identity["regularizer"]) if identity["regularizer"] else None,
-            precision=config.precision,
-        ),
+        train_settings(config, identity),
+        speed(config.runtime),
         start=provenance(
             device,
             overrides=overrides,
@@ -149,6 +129,46 @@ def run(
         restart=Restart(config.resume, config.overwrite),
         image_every=config.image_every,
         deadline=STARTED + 60 * (config.max_minutes or math.inf),
+    )
+
+
+def initial_model(
+    config: TrainConfig, identity: dict[str, Any], baseline: dict[str, Any] | None
+) -> torch.nn.Module:
+    """The network with the run's initial weights, on the CPU."""
+    shape = {"in_channels": config.dataset.channels, "classes": config.dataset.classes}
+    with seeded("init", config.seed):
+        model = build_model(config.model.name, Variant.from_science(identity["variant"]), **shape)
+    if baseline is not None:
+        trained = build_model(baseline["science"]["model"]["name"], Variant(), **shape)
+        trained.load_state_dict(baseline["model"])
+        model.start_from(trained)
+    seed_dropout(model, config.seed)
+    set_execution(model, config.runtime.execution)
+    return model
+
+
+def train_settings(config: TrainConfig, identity: dict[str, Any]) -> TrainSettings:
+    """What the engine trains."""
+    recipe, regularizer = config.recipe, identity["regularizer"]
+    return TrainSettings(
+        epochs=recipe.epochs,
+        lr=identity["recipe"]["lr"],
+        lr_decay_every=recipe.lr_decay_every,
+        lr_decay_factor=recipe.lr_decay_factor,
+        regularizer=Regularizer(**regularizer) if regularizer else None,
+        precision=config.precision,
+    )
+
+
+def speed(runtime: RuntimeConfig) -> Speed:
+    """How the engine computes it."""
+    return Speed(
+        channels_last=runtime.channels_last,
+        fused_adam=runtime.fused_adam,
+        capture=runtime.cuda_graphs,
+        fold_batch_norms=runtime.fold_batch_norms,
+        save_every_s=runtime.save_every_s,
     )
 
 

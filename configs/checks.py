@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from configs.schema import EvalConfig, TrainConfig
+from data import DATA
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 from linearconv.layer import EXECUTIONS, INITS
@@ -124,6 +125,17 @@ def _check_dataset(config: TrainConfig) -> None:
 def _check_choices(config: TrainConfig) -> None:
     _require_choice("precision", config.precision, PRECISIONS)
     _require_choice("runtime.execution", config.runtime.execution, EXECUTIONS)
+    _require_choice("runtime.data", config.runtime.data, DATA)
+    _require(
+        not config.runtime.cuda_graphs
+        or (config.runtime.data == "resident" and config.runtime.fused_adam),
+        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
+        "captured step cuts its own batches and keeps its learning rate on the device",
+    )
+    _require(
+        config.runtime.save_every_s >= 0,
+        f"runtime.save_every_s must be at least 0, got {config.runtime.save_every_s}",
+    )
     _require_choice("recipe.optimizer", config.recipe.optimizer, ("adam",))
     _require_choice("variant.widths", config.variant.widths, ("model", "matched"))
     _check_device(config.device)

@@ -90,8 +90,15 @@ class RuntimeConfig:
     """How fast it is computed, not what; configs/runtime/*.yaml say what each value means."""
 
     name: str = MISSING
-    execution: str = "generate"
-    eval_batch_size: int = 256
+    data: str = MISSING
+    execution: str = MISSING
+    channels_last: bool = MISSING
+    fused_adam: bool = MISSING
+    cuda_graphs: bool = MISSING
+    fold_batch_norms: bool = MISSING
+    keep_memory: bool = MISSING
+    save_every_s: float = MISSING
+    eval_batch_size: int = MISSING
     threads: int | None = None
 
 

@@ -5,10 +5,27 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from data.batches import SIZE, Batches
 from data.packed import Dataset, packed_path, read_packed
+from data.reference import ReferenceBatches
+from data.resident import ResidentBatches
 from data.spec import Augmentation, DatasetSpec, Normalisation
 
-__all__ = ["Augmentation", "Dataset", "DatasetSpec", "Normalisation", "load_dataset"]
+__all__ = [
+    "DATA",
+    "SIZE",
+    "Augmentation",
+    "Batches",
+    "Dataset",
+    "DatasetSpec",
+    "Normalisation",
+    "ReferenceBatches",
+    "ResidentBatches",
+    "load_dataset",
+]
+
+DATA: dict[str, type[Batches]] = {"per_sample": ReferenceBatches, "resident": ResidentBatches}
+"""The ways of cutting batches, by the name that `runtime.data` gives them; bit for bit equal."""
 
 log = logging.getLogger(__name__)
 

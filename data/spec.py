@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -55,3 +59,11 @@ class DatasetSpec:
     normalisation: Normalisation
     augmentation: Augmentation
     digest: str | None = None
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels in 0..255 to normalised values: floating (C, H, W) -> (C, H, W)."""
+        mean, std = (
+            images.new_tensor(values).view(-1, 1, 1)
+            for values in (self.normalisation.mean, self.normalisation.std)
+        )
+        return images.div(255).sub(mean).div(std)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linearconv.combine import append_combinations
+
 EXECUTIONS = ("auto", "generate", "factored")
 INITS = ("released", "variance_preserving")
 
@@ -191,12 +193,20 @@ class LinearConv2d(nn.Conv2d):
         # Generated in the parameters' own precision under autocast too: the convolution that
         # uses the result is what autocast may round.
         with without_autocast(self.primary):
-            flat = self.primary.flatten(1)  # V (P, D), D = C/G * KH * KW
-            if self.rank is None:
-                secondary = self.coefficients.t() @ flat
-            else:
-                secondary = self.coefficients2.t() @ (self.coefficients1.t() @ flat)
-            return torch.cat([self.primary, secondary.view(-1, *self.primary.shape[1:])])
+            # V^T (D, P), D = KH * KW * C/G: the pixels in the order in which memory holds them,
+            # since a combination of filters does not depend on it and another would be a copy.
+            channels_last = is_channels_last(self.primary)
+            stored = self.primary.permute(0, 2, 3, 1) if channels_last else self.primary
+            columns = append_combinations(stored.flatten(1).t(), self.factors, None)
+            weight = columns.t().unflatten(1, stored.shape[1:])
+            return weight.permute(0, 3, 1, 2) if channels_last else weight
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """The paper's (A,), or (A1, A2) with a rank."""
+        if self.rank is None:
+            return (self.coefficients,)
+        return self.coefficients1, self.coefficients2
 
     def regularized_filters(self) -> Tensor:
         """The filters that the correlation loss keeps apart: the primary ones."""
@@ -211,13 +221,18 @@ class LinearConv2d(nn.Conv2d):
     def _factored_forward(self, input: Tensor) -> Tensor:
         """Combine the primary outputs instead of the filters: x * (A^T W) = A^T (x * W)."""
         primary = self._conv_forward(input, self.primary, None)
-        if self.rank is None:
-            secondary = _combine(primary, self.coefficients)
-        else:
-            secondary = _combine(_combine(primary, self.coefficients1), self.coefficients2)
-        output = torch.cat([primary, secondary], dim=-3)
         # The bias belongs to the combined output, so it cannot enter before the combination.
-        return output if self.bias is None else output + self.bias.to(output.dtype).view(-1, 1, 1)
+        bias = None if self.bias is None else self.bias.to(primary.dtype)
+        factors = tuple(factor.to(primary.dtype) for factor in self.factors)
+        if is_channels_last(primary):
+            pixels = primary.permute(0, 2, 3, 1)  # (N, H', W', P), as memory holds them
+            joined = append_combinations(pixels.flatten(0, 2), factors, bias)
+            return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
+        secondary = primary
+        for factor in factors:  # combine channels by a 1x1 convolution
+            secondary = F.conv2d(secondary, factor.t()[:, :, None, None])
+        output = torch.cat([primary, secondary], dim=-3)
+        return output if bias is None else output + bias.view(-1, 1, 1)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
@@ -297,14 +312,21 @@ class LinearConv2d(nn.Conv2d):
         return f"{super().extra_repr()}, alpha={self.alpha:g}{rank}, {self.resolved_execution}"
 
 
-def _combine(outputs: Tensor, coefficients: Tensor) -> Tensor:
-    """Combine channels: (N, P, H, W) and (P, S) -> (N, S, H, W), as a 1x1 convolution."""
-    return F.conv2d(outputs, coefficients.t()[:, :, None, None])
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether a tensor (N, C, H, W) lies in memory channel by channel innermost."""
+    # What torch.fx traces with is no Tensor and cannot be asked.
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which autocast leaves computations on `tensor`'s device alone."""
     # Entered only where autocast is on, which keeps traced and exported graphs plain.
+    if not isinstance(tensor, Tensor):  # torch.fx traces
+        return nullcontext()
     kind = tensor.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):  # torch asks nothing of "meta"
         return nullcontext()

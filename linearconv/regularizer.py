@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearconv.layer import without_autocast
+from linearconv.layer import is_channels_last, without_autocast
 
 
 class RegularizedConv2d(nn.Conv2d):
@@ -27,7 +27,8 @@ def correlation_matrix(weight: Tensor, *, centered: bool = False) -> Tensor:
         centered: False for the cosine of Algorithm 1; True subtracts each filter's mean first
             (Pearson's correlation), as the authors' released code does.
     """
-    flat = weight.flatten(1)
+    # Correlations do not depend on the order of the pixels: the one of memory needs no copy.
+    flat = (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
     if centered:
         flat = flat - flat.mean(dim=1, keepdim=True)
     # normalize divides by max(norm, eps), so a zero filter has correlation 0 and gradient 0.

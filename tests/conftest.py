@@ -73,6 +73,7 @@ def small(places: list[str]) -> list[str]:
         "dataset.limit_train=192",
         "dataset.limit_test=64",
         "recipe.epochs=3",
+        "runtime.save_every_s=0",
     ]
 
 

@@ -11,21 +11,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from linearconv.engine.capture import CudaGraphs, checked_capture
 from linearconv.engine.checkpoint import Checkpoints, save
+from linearconv.engine.folding import FoldedNetwork
+from linearconv.engine.optimizer import adam, load_state, set_lr
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
+from linearconv.engine.stepping import EagerSteps, Steps, TrainBatches
 from linearconv.regularizer import model_correlation_loss, regularized_filters
 
 
-class Batches(Protocol):
-    """What the engine asks of a dataset; (images, labels) lie on the model's device."""
+class Batches(TrainBatches, Protocol):
+    """What the engine asks of a dataset."""
 
     train_size: int
-    steps_per_epoch: int
-
-    def train(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch, counted from 0."""
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test batches."""
@@ -54,6 +54,30 @@ class TrainSettings:
     regularizer: Regularizer | None
     precision: str = "tf32"
 
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * self.lr_decay_factor ** (epoch // self.lr_decay_every)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How it is computed: each switch keeps the numbers, up to rounding.
+
+    Attributes:
+        channels_last: images and filters lie in memory channel by channel innermost.
+        fused_adam: Adam as one operation over all parameters.
+        capture: on CUDA, whole steps are captured as CUDA graphs and replayed (bit for bit).
+        fold_batch_norms: evaluation folds batch norms into the convolutions before them.
+        save_every_s: seconds between two checkpoints, which are written at epochs' ends alone;
+            so much work is lost at most when a process is killed (bit for bit).
+    """
+
+    channels_last: bool = False
+    fused_adam: bool = False
+    capture: bool = False
+    fold_batch_norms: bool = False
+    save_every_s: float = 0.0
+
 
 class Training:
     """Everything of a run that changes while it trains, and so everything a checkpoint holds.
@@ -61,6 +85,7 @@ class Training:
     Args:
         model: on its device already.
         settings: see `TrainSettings`.
+        speed: see `Speed`.
 
     Attributes:
         curve: one object per finished epoch (see `record.py`).
@@ -68,13 +93,13 @@ class Training:
         starts: one provenance object per process that worked on the run.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
-        self.model, self.settings = model, settings
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
-        self.scheduler = torch.optim.lr_scheduler.StepLR(
-            self.optimizer, settings.lr_decay_every, settings.lr_decay_factor
-        )
+    def __init__(self, model: nn.Module, settings: TrainSettings, speed: Speed = Speed()) -> None:
+        if speed.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model, self.settings, self.speed = model, settings, speed
+        self.optimizer = adam(model, settings.lr, fused=speed.fused_adam)
         self.step = TrainStep(model, self.optimizer, settings.regularizer, settings.precision)
+        self.folded = FoldedNetwork(model) if speed.fold_batch_norms else None
         self.curve: list[Entry] = []
         self.seconds: list[float] = []
         self.starts: list[dict[str, Any]] = []
@@ -88,13 +113,26 @@ class Training:
         """The first epoch with the highest accuracy `key`."""
         return max(self.curve, key=lambda entry: entry[key])
 
+    def steps(self, batches: Batches) -> tuple[Steps, str]:
+        """What carries out the steps of the epochs, and what to say of it in the provenance."""
+        if self.speed.capture and self.step.sums.is_cuda:
+            return checked_capture(self.step, batches, CudaGraphs())
+        return EagerSteps(self.step, batches), "eager"
+
+    def evaluated(self) -> Callable[[Tensor], Tensor]:
+        """The network with its present weights, in evaluation mode, to be used at once."""
+        self.model.eval()
+        if self.folded is None:
+            return self.model
+        self.folded.refresh()
+        return self.folded
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it."""
         return {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
             "curve": self.curve,
             "test_acc_best": self.best("test_acc")["test_acc"] if self.curve else None,
             "seconds": self.seconds,
@@ -104,8 +142,7 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        load_state(self.optimizer, state["optimizer"])
         self.curve, self.seconds, self.starts = state["curve"], state["seconds"], state["starts"]
 
 
@@ -147,50 +184,56 @@ def fit(
     """
     epochs = training.settings.epochs
     first = training.epoch
-    training.starts.append({**start, "first_epoch": first + 1, "last_epoch": None})
-    checkpoints.save(first, {**identity, **training.state_dict()})
+    start = {**start, "first_epoch": first + 1, "last_epoch": None}
+    training.starts.append(start)
+    saves = _Saves(training, checkpoints, identity)
+    saves.save()
     with precision_flags(training.settings.precision):
+        if first < epochs:
+            steps, start["steps"] = training.steps(batches)
         while training.epoch < epochs:
             began = clock()
             slowest = max(training.seconds[first:], default=0.0)  # of this process's epochs
             if began + slowest > deadline:
+                saves.save()
                 return False
             for observer in observers:
-                observer.epoch_started(training.epoch + 1, epochs, batches.steps_per_epoch)
-            entry = train_epoch(training, batches, observers)
+                observer.epoch_started(training.epoch + 1, epochs, len(batches.sizes))
+            entry = train_epoch(training, steps, batches, observers)
             training.curve.append(entry)
             training.seconds.append(clock() - began)
-            training.starts[-1]["last_epoch"] = training.epoch
-            _save_epoch(training, checkpoints, identity)
+            start["last_epoch"] = training.epoch
+            saves.epoch_finished(last=training.epoch == epochs)
             for observer in observers:
                 speed = batches.train_size / training.seconds[-1]
                 observer.epoch_finished(entry, speed, training.model)
     return True
 
 
-def train_epoch(training: Training, batches: Batches, observers: Sequence[Observer]) -> Entry:
+def train_epoch(
+    training: Training, steps: Steps, batches: Batches, observers: Sequence[Observer]
+) -> Entry:
     """Train one epoch and evaluate; returns its entry of the curve."""
-    step, epoch = training.step, training.epoch
+    epoch, sums = training.epoch, training.step.sums
+    lr = training.settings.lr_at(epoch)
+    set_lr(training.optimizer, lr)
     training.model.train()
-    step.sums.zero_()
-    learning_rate = training.scheduler.get_last_lr()[0]
-    for i, (images, labels) in enumerate(batches.train(epoch)):
-        regularizer = training.settings.regularizer
-        step(images, labels, regularize=regularizer is not None and regularizer.applies(i))
+    sums.zero_()
+    for _ in steps.epoch(epoch):
         for observer in observers:
             observer.step_done()
-    training.scheduler.step()
-    loss_sum, correct_sum = step.sums.tolist()  # the epoch's one wait for the device
+    loss_sum, correct_sum = sums.tolist()  # the epoch's one wait for the device
     entry = {
         "epoch": epoch + 1,
-        "lr": learning_rate,
+        "lr": lr,
         "train_loss": loss_sum / batches.train_size,
         "train_acc": 100.0 * correct_sum / batches.train_size,
         "correlation_loss": _correlation(training),
     }
+    network = training.evaluated()
     for name, split in (("test", batches.test()), ("val", batches.val())):
         if split is not None:
-            result = evaluate(training.model, split, training.settings.precision)
+            result = evaluate(network, split, training.settings.precision)
             entry |= {f"{name}_loss": result.loss, f"{name}_acc": result.accuracy}
     for name, value in entry.items():
         if value is not None and not math.isfinite(value):
@@ -208,10 +251,40 @@ def _correlation(training: Training) -> float | None:
     return model_correlation_loss(training.model, centered=centered).item()
 
 
-def _save_epoch(training: Training, checkpoints: Checkpoints, identity: dict[str, Any]) -> None:
-    # Best weights first: if the process dies in between, the epoch is repeated and writes both.
-    selected_by = "val_acc" if "val_acc" in training.curve[-1] else "test_acc"
-    if training.best(selected_by) is training.curve[-1]:
-        weights = {"epoch": training.epoch, "model": training.model.state_dict()}
-        save(checkpoints.best, {**identity, **weights})
-    checkpoints.save(training.epoch, {**identity, **training.state_dict()})
+class _Saves:
+    """Writes a run's checkpoints, not more often than they are worth.
+
+    Where epochs take less than a second, a checkpoint after each would take longer than they do.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        checkpoints: Checkpoints,
+        identity: dict[str, Any],
+    ) -> None:
+        self._training, self._checkpoints, self._identity = training, checkpoints, identity
+        self._time, self._epoch = -math.inf, -1  # of the last save
+        self._best: dict[str, Any] | None = None  # weights not yet written
+
+    def epoch_finished(self, *, last: bool) -> None:
+        """Remember the weights if they are the best so far; save if it is time, or the end."""
+        training = self._training
+        selected_by = "val_acc" if "val_acc" in training.curve[-1] else "test_acc"
+        if training.best(selected_by) is training.curve[-1]:
+            weights = {name: t.clone() for name, t in training.model.state_dict().items()}
+            self._best = {"epoch": training.epoch, "model": weights}
+        if last or time.monotonic() - self._time >= training.speed.save_every_s:
+            self.save()
+
+    def save(self) -> None:
+        """Write the best weights, if they are new, and the checkpoint, unless it is there."""
+        training = self._training
+        if self._epoch == training.epoch:
+            return
+        # Best weights first: if the process dies in between, the epoch is repeated and writes both.
+        if self._best is not None:
+            save(self._checkpoints.best, {**self._identity, **self._best})
+            self._best = None
+        self._checkpoints.save(training.epoch, {**self._identity, **training.state_dict()})
+        self._time, self._epoch = time.monotonic(), training.epoch

@@ -12,7 +12,7 @@ from torch import nn
 
 from linearconv.engine.checkpoint import Checkpoints, lock
 from linearconv.engine.filters import filter_artifacts
-from linearconv.engine.loop import Batches, Training, TrainSettings, fit
+from linearconv.engine.loop import Batches, Speed, Training, TrainSettings, fit
 from linearconv.engine.record import build_record, read_record, write_artifacts, write_record
 from linearconv.engine.reporting import TensorBoard, console
 
@@ -77,6 +77,7 @@ def execute(
     model: Callable[[], nn.Module],
     batches: Batches,
     settings: TrainSettings,
+    speed: Speed,
     *,
     start: dict[str, Any],
     input_shape: tuple[int, int, int],
@@ -92,6 +93,7 @@ def execute(
         model: builds the network, with the run's initial weights, on its device.
         batches: the data.
         settings: what is trained.
+        speed: how it is computed.
         start: provenance of this process.
         input_shape: (C, H, W) of one image.
         restart: what to do with what an earlier start left.
@@ -108,7 +110,7 @@ def execute(
         finished = places.finished()
         if finished is not None and not restart.overwrite:
             return finished
-        training = Training(model(), settings)
+        training = Training(model(), settings, speed)
         checkpoints = _open_checkpoints(places, training, restart, again=finished is not None)
         observers = [
             console(),

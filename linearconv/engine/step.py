@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -35,11 +35,17 @@ class Regularizer:
 class TrainStep:
     """Forward, loss, backward and update for one batch; sums its metrics on the device.
 
+    It never waits for the device and keeps no number on the host, so that it can be captured.
+
     Args:
         model: the network, in training mode.
         optimizer: over the model's parameters.
         regularizer: None where the variant has no correlation loss.
         precision: see `linearconv.engine.precision`.
+
+    Attributes:
+        sums: float64 (2,), cross-entropy and number of correct answers summed over the images
+            since it was last zeroed; read once an epoch, not each step.
     """
 
     def __init__(
@@ -52,8 +58,11 @@ class TrainStep:
         self.model, self.optimizer = model, optimizer
         self.regularizer, self.precision = regularizer, precision
         device = next(model.parameters()).device
-        # Sums of the cross-entropy and of the correct answers: read once an epoch, not each step.
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def regularizes(self, step: int) -> bool:
+        """Whether the correlation loss is added in a step, counted from 0 within its epoch."""
+        return self.regularizer is not None and self.regularizer.applies(step)
 
     def __call__(self, images: Tensor, labels: Tensor, *, regularize: bool) -> None:
         """Train on one batch: images (B, C, H, W), labels (B,)."""
@@ -67,8 +76,8 @@ class TrainStep:
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == labels).sum()
-            self.sums += torch.stack([cross_entropy.double() * len(labels), correct.double()])
+            self.sums[0].add_(cross_entropy, alpha=len(labels))
+            self.sums[1].add_((logits.argmax(dim=1) == labels).sum())
 
 
 @dataclass(frozen=True)
@@ -81,21 +90,18 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
+    network: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Evaluation:
-    """Evaluate in evaluation mode; the device is waited for once, at the end."""
-    was_training = model.training
-    model.eval()
+    """Evaluate a network, which is in evaluation mode; waits for the device once, at the end."""
     sums, count = None, 0
     for images, labels in batches:
         with autocast(precision, images.device):
-            logits = model(images)
+            logits = network(images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(dim=1) == labels).sum()
         part = torch.stack([loss.double(), correct.double()])
         sums = part if sums is None else sums + part
         count += len(labels)
-    model.train(was_training)
     if sums is None:
         raise ValueError("there is no image to evaluate")
     loss_sum, correct_sum = sums.tolist()

@@ -43,7 +43,7 @@ def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path)
     assert arrays["filters"].shape == (32, 1, 3, 3) and arrays["primary"][0] == 16
     start = record["provenance"][0]
     assert (start["first_epoch"], start["last_epoch"]) == (1, 3)
-    assert start["overrides"][:2] == list(LRR) and start["runtime"]["name"] == "reference"
+    assert start["overrides"][:2] == list(LRR) and start["runtime"]["name"] == "fast"
     assert record["science"]["seed"] == 0 and len(record["curve"]) == 3
 
 
@@ -83,14 +83,14 @@ def interrupt_in_epoch(monkeypatch, epoch: int, error: type[BaseException]) -> N
     """Make the given epoch (from 0) break off in its middle, once."""
     original = loop.train_epoch
 
-    def train_epoch(training, batches, observers):
+    def train_epoch(training, steps, batches, observers):
         if training.epoch == epoch:
             monkeypatch.setattr(loop, "train_epoch", original)
             for i, (images, labels) in enumerate(batches.train(epoch)):
                 training.step(images, labels, regularize=False)
                 if i == 3:
                     raise error
-        return original(training, batches, observers)
+        return original(training, steps, batches, observers)
 
     monkeypatch.setattr(loop, "train_epoch", train_epoch)
 

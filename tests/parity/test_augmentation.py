@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as vision
 
 from configs import dataset_config
-from data import load_dataset
+from data import DATA, ReferenceBatches, ResidentBatches, load_dataset
+from data.packed import Dataset, Split
 from data.plan import EpochPlan
-from data.reference import ReferenceBatches
+from linearconv.engine.tape import tape
 
 CPU = torch.device("cpu")
 
@@ -23,9 +25,9 @@ def torchvision_image(pixels, spec, padding: int, top: int, left: int, flip: boo
     )
 
 
-def check_against_torchvision(dataset, spec) -> None:
+def check_against_torchvision(dataset, spec, way) -> None:
     dataset = dataset.limited(200, 70)
-    batches = ReferenceBatches(dataset, spec, batch_size=64, eval_batch_size=32, seed=3, device=CPU)
+    batches = DATA[way](dataset, spec, batch_size=64, eval_batch_size=32, seed=3, device=CPU)
     augmentation = spec.augmentation
     offsets = spec.image_size + 2 * augmentation.train_padding - 31
     plan = EpochPlan.draw(3, 5, size=200, offsets=offsets, flip=augmentation.flip)
@@ -47,14 +49,69 @@ def check_against_torchvision(dataset, spec) -> None:
         assert torch.equal(tests[i], expected)
 
 
+@pytest.mark.parametrize("way", DATA)
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
-def test_real_images(name, real_dataset):
-    check_against_torchvision(real_dataset(name), dataset_config(name))
+def test_real_images(name, way, real_dataset):
+    check_against_torchvision(real_dataset(name), dataset_config(name), way)
 
 
-def test_digits(digits_root):
+@pytest.mark.parametrize("way", DATA)
+def test_digits(way, digits_root):
     spec = dataset_config("digits")
-    check_against_torchvision(load_dataset(spec, digits_root), spec)
+    check_against_torchvision(load_dataset(spec, digits_root), spec, way)
+
+
+@pytest.mark.parametrize("name", ["svhn", "fashion_mnist"])
+def test_both_ways_agree_on_any_images(name):
+    """Random pixels in the dataset's shape: corners, flips and every value occur."""
+    spec, random = dataset_config(name), np.random.default_rng(0)
+    shape = (spec.image_size, spec.image_size, spec.channels)
+
+    def split(count: int) -> Split:
+        images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
+        return Split(images, random.integers(0, 10, count))
+
+    dataset = Dataset(split(300), split(40), tuple("0123456789"), "", split(30))
+    settings = {"batch_size": 64, "eval_batch_size": 32, "seed": 1, "device": CPU}
+    for dtype in (torch.float32, torch.float64):
+        ways = [way(dataset, spec, dtype=dtype, **settings) for way in DATA.values()]
+        passes = [lambda b: b.train(0), lambda b: b.train(7), lambda b: b.test(), lambda b: b.val()]
+        for one_pass in passes:
+            for (a, x), (b, y) in zip(*(one_pass(batches) for batches in ways), strict=True):
+                assert torch.equal(a, b) and torch.equal(x, y) and a.dtype == dtype
+
+
+def test_captured_cutting_follows_the_epoch(digits_root):
+    """`next` reads tensors at fixed places: its replay cuts batch after batch, epoch by epoch."""
+    spec = dataset_config("digits")
+    dataset = load_dataset(spec, digits_root, limit_train=50, limit_test=10)
+    settings = {"batch_size": 20, "eval_batch_size": 10, "seed": 0, "device": CPU}
+    batches, oracle = (
+        way(dataset, spec, **settings) for way in (ResidentBatches, ReferenceBatches)
+    )
+    taken = []
+    cut = tape(lambda: taken.append(batches.next(20)))
+    for epoch in (3, 4):
+        batches.begin(epoch)
+        for images, labels in list(oracle.train(epoch))[:2]:
+            cut()
+            assert torch.equal(taken[0][0], images) and torch.equal(taken[0][1], labels)
+
+
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 asks the driver for fake CUDA tensors"
+)
+def test_nothing_of_a_batch_is_left_on_the_cpu_or_read_by_the_host(digits_root):
+    spec = dataset_config("digits")
+    dataset = load_dataset(spec, digits_root, limit_train=50, limit_test=10)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batches = ResidentBatches(
+            dataset, spec, batch_size=20, eval_batch_size=10, seed=0, device=torch.device("cuda")
+        )
+        for images, labels in [*batches.train(0), *batches.test()]:
+            assert images.device.type == labels.device.type == "cuda"
+            assert images.shape[1:] == (1, 32, 32) and len(images) == len(labels)
+            assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_sizes_of_batches(digits_root):
@@ -63,7 +120,7 @@ def test_sizes_of_batches(digits_root):
     batches = ReferenceBatches(
         dataset, spec, batch_size=32, eval_batch_size=7, seed=0, device=CPU, dtype=torch.float64
     )
-    assert (batches.train_size, batches.steps_per_epoch) == (90, 3)
+    assert (batches.train_size, batches.sizes) == (90, [32, 32, 26])
     sizes = [len(labels) for _, labels in batches.train(0)]
     assert sizes == [32, 32, 26]  # the last, shorter batch is kept
     assert [len(labels) for _, labels in batches.test()] == [7, 3]

@@ -22,7 +22,7 @@ LRR = Variant(linear=True, regularized=True, rank=10)
 @pytest.mark.parametrize("name", ["base", "allconv", "resnext29"])
 def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, execution):
     """A fake CUDA tensor raises on a mix of devices and on `.item()`."""
-    with FakeTensorMode(), torch.device("cuda"):
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
         model = build_model(name, LRR, in_channels=3, classes=10)
         set_execution(model, execution)
         logits = model(torch.empty(4, 3, 32, 32))
@@ -34,7 +34,7 @@ def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, executi
 class RandomBatches:
     """Random images on a device: 12 steps of 8."""
 
-    train_size, steps_per_epoch = 96, 12
+    train_size, sizes = 96, [8] * 12
 
     def __init__(self, device: str) -> None:
         random = torch.Generator().manual_seed(0)

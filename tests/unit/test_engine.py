@@ -34,7 +34,7 @@ class ToyBatches:
         random = torch.Generator().manual_seed(0)
         self.images = torch.randn(95, 2, 4, 4, dtype=torch.float64, generator=random)
         self.labels = (self.images.mean(dim=(1, 2, 3)) > 0).long()
-        self.train_size, self.steps_per_epoch = 95, 24
+        self.train_size, self.sizes = 95, [4] * 23 + [3]
         self.has_val = val
 
     def train(self, epoch):
@@ -195,7 +195,7 @@ def test_checkpoints_are_kept_before_the_first_and_after_each_epoch(tmp_path):
     ]
     state = load(tmp_path / "epoch-0004.pt")
     assert state["epoch"] == 4 and len(state["curve"]) == 4 and state["run_id"] == "toy"
-    assert {"model", "optimizer", "scheduler", "science", "test_acc_best"} <= set(state)
+    assert {"model", "optimizer", "curve", "science", "test_acc_best"} <= set(state)
 
 
 def interrupted(folder: Path, epoch: int) -> None:

@@ -47,7 +47,13 @@ CHANGING = [
     "variant.revision=2",
 ]
 KEEPING = [
+    "runtime=reference",
     "runtime.execution=factored",
+    "runtime.channels_last=false",
+    "runtime.fold_batch_norms=false",
+    "runtime.keep_memory=false",
+    "runtime.save_every_s=3",
+    "runtime.cuda_graphs=false",
     "runtime.eval_batch_size=17",
     "runtime.threads=1",
     "device=cpu",
@@ -75,6 +81,13 @@ def test_keys_that_do_not(override):
     assert identity(override) == identity()
 
 
+def test_switches_that_captured_steps_need():
+    for override in ("runtime.data=per_sample", "runtime.fused_adam=false"):
+        with pytest.raises(UserError, match="runtime.cuda_graphs=true needs"):
+            compose([*LRR, override])
+        assert identity(override, "runtime.cuda_graphs=false") == identity()
+
+
 def test_every_key_of_the_schema_is_in_one_of_the_lists():
     """A key added later must be placed knowingly."""
     from dataclasses import fields, is_dataclass
@@ -96,6 +109,8 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
         "variant.regularized",
         "variant.widths",
         "runtime.name",
+        "runtime.data",  # these two in a test of their own: cuda_graphs needs them
+        "runtime.fused_adam",
         "recipe.optimizer",
         "dataset.name",
         "dataset.channels",
@@ -106,6 +121,7 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
         "dataset.augmentation.test_padding",
         "baseline_checkpoint",
     }
+    tested.discard("runtime")
     assert set(leaves(compose(LRR))) == (tested | described) - {
         "dataset",
         "model",

@@ -1,0 +1,86 @@
+"""Append to P columns the S linear combinations of them: the one computation of LinearConv.
+
+Secondary filters are combinations of primary filters (generate), secondary outputs the same
+combinations of primary outputs (factored). Both are [Y, Y A] for a matrix Y with P columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def append_combinations(
+    columns: Tensor, factors: tuple[Tensor, ...], bias: Tensor | None
+) -> Tensor:
+    """[Y, Y A] + bias: (M, P) -> (M, P + S).
+
+    Args:
+        columns: Y (M, P), row-major or column-major; the result has the same order.
+        factors: (A,) with A (P, S), or (A1, A2) with A1 (P, R) and A2 (R, S), A = A1 A2.
+        bias: (P + S,) or None.
+    """
+    if _plain_autograd(columns):
+        first, last = (None, *factors)[-2:]
+        return _AppendCombinations.apply(columns, first, last, bias)
+    secondary = columns
+    for factor in factors:
+        secondary = secondary @ factor
+    joined = torch.cat([columns, secondary], dim=1)
+    return joined if bias is None else joined + bias
+
+
+def _plain_autograd(tensor: Tensor) -> bool:
+    """Whether nothing but autograd watches: no compiler, tracer or function transform.
+
+    Those see through the plain formula above, but not through the writes into one buffer below.
+    """
+    return (
+        isinstance(tensor, Tensor)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+class _AppendCombinations(torch.autograd.Function):
+    """The formula without needless copies: both parts are written into one buffer.
+
+    The backward pass is made of differentiable operations on the inputs, so that it can itself
+    be differentiated.
+    """
+
+    @staticmethod
+    def forward(ctx, columns, first, last, bias):
+        rows, primary = columns.shape
+        filters = primary + last.shape[1]
+        if columns.stride(0) == 1 and primary > 1:
+            joined = columns.new_empty(filters, rows).t()
+        else:
+            joined = columns.new_empty(rows, filters)
+        reduced = columns if first is None else columns @ first
+        if bias is None:
+            joined[:, :primary].copy_(columns)
+            torch.mm(reduced, last, out=joined[:, primary:])
+        else:
+            torch.add(columns, bias[:primary], out=joined[:, :primary])
+            torch.addmm(bias[primary:], reduced, last, out=joined[:, primary:])
+        ctx.save_for_backward(columns, first, last)
+        return joined
+
+    @staticmethod
+    def backward(ctx, grad):
+        columns, first, last = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        primary = columns.shape[1]
+        of_primary, of_secondary = grad[:, :primary], grad[:, primary:]
+        reduced, of_reduced, chain, of_first = columns, of_secondary, last, None
+        if first is not None:
+            reduced = columns @ first
+            of_reduced, chain = of_secondary @ last.t(), first
+            of_first = columns.t() @ of_reduced if needs[1] else None
+        of_columns = torch.addmm(of_primary, of_reduced, chain.t()) if needs[0] else None
+        of_last = reduced.t() @ of_secondary if needs[2] else None
+        of_bias = grad.sum(dim=0) if needs[3] else None
+        return of_columns, of_first, of_last, of_bias

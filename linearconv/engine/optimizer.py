@@ -1,0 +1,49 @@
+"""Adam as the paper uses it, in a plain and in a fast form of the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def adam(model: nn.Module, lr: float, *, fused: bool) -> torch.optim.Adam:
+    """Adam over a model's parameters: betas 0.9 and 0.999, no weight decay.
+
+    Args:
+        model: on its device, in its memory format.
+        lr: initial learning rate.
+        fused: one operation updates all parameters, and learning rate and step counts lie on the
+            device, so that a captured step sees them change. Equal up to rounding.
+    """
+    if not fused:
+        return torch.optim.Adam(model.parameters(), lr=lr)
+    weight = next(model.parameters())
+    on_cuda = weight.device.type == "cuda"  # whose kernel takes a float32 rate alone
+    rate = torch.tensor(lr, dtype=torch.float32 if on_cuda else weight.dtype, device=weight.device)
+    return torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=on_cuda)
+
+
+def set_lr(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Set the learning rate, in place where it lies on the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def load_state(optimizer: torch.optim.Adam, state: dict[int, Any]) -> None:
+    """Continue with the step counts and running means of another Adam, plain or fused.
+
+    Args:
+        optimizer: of the same parameters, with settings of its own, which stay.
+        state: the other's `state_dict()["state"]`.
+    """
+    settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": settings})
+    for parameter, means in optimizer.state.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            # Fused Adam walks through memory, so the layouts of both must be one.
+            means[key] = torch.empty_like(parameter).copy_(means[key])

@@ -1,0 +1,132 @@
+"""What a CUDA graph does to a training step, on any device.
+
+A CUDA graph freezes a step: its operations in order, the addresses of their tensors and every
+number that Python passed. `tape` freezes the same with what PyTorch dispatches, so that a step
+that would go wrong in a graph (a learning rate or a counter kept by Python, a reallocated buffer,
+a wait for the device) goes wrong here, where no GPU is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item")
+"""Operations whose result, or its size, the host must read."""
+
+ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+
+
+class HostWait(RuntimeError):
+    """An operation would make the host wait for the device, which a CUDA graph cannot hold."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One dispatched operation and the tensors of its recording."""
+
+    func: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: list[Tensor]
+
+    @property
+    def name(self) -> str:
+        """Without namespace and overload: "convolution", "add_"."""
+        return self.func.overloadpacket.__name__
+
+    @property
+    def computes(self) -> bool:
+        """Whether it does any work: it is neither a view nor an allocation."""
+        views = any(a.alias_info and not a.alias_info.is_write for a in self.func._schema.arguments)
+        return not views and self.name not in (*ALLOCATIONS, "_unsafe_view", "lift_fresh")
+
+    def replay(self) -> None:
+        """Compute again from and into the same memory."""
+        again = self.func(*self.args, **self.kwargs)
+        if self.func._schema.is_mutable:
+            return  # it has written into its arguments
+        for result, new in zip(self.results, _tensors(again), strict=True):
+            result.copy_(new)
+
+
+@dataclass
+class Tape:
+    """A recorded step; calling it replays the step."""
+
+    operations: list[Operation] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        """Replay all operations in order, in the memory of the recording."""
+        with torch.no_grad():
+            for operation in self.operations:
+                operation.replay()
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        _refuse_waits(func, args)
+        results = func(*args, **kwargs)
+        operation = Operation(func, args, kwargs, _tensors(results))
+        if operation.computes:
+            self.tape.operations.append(operation)
+        return results
+
+
+def tape(step: Callable[[], None]) -> Tape:
+    """Run a step once and record it.
+
+    Raises:
+        HostWait: the step waits for the device.
+    """
+    recorded = Tape()
+    with _Recorder(recorded):
+        step()
+    return recorded
+
+
+def device_operations(step: Callable[[], None], parameters: list[torch.nn.Parameter]) -> int:
+    """Number of operations that a device computes in one step: views and allocations are free.
+
+    Not counted either are the copies of gradients that recording itself causes: autograd keeps a
+    gradient without copying it if nobody else holds it, but here the tape does.
+
+    Args:
+        step: a training step over `parameters`, which ends with their gradients in place.
+        parameters: the parameters.
+    """
+    recorded = tape(step)
+    gradients = {p.grad.data_ptr() for p in parameters if p.grad is not None}
+    copies = [
+        operation
+        for operation in recorded.operations
+        if operation.name == "clone"
+        and operation.results[0].data_ptr() in gradients
+        and operation.results[0].stride() == operation.args[0].stride()
+    ]
+    return len(recorded.operations) - len(copies)
+
+
+def _tensors(results: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor)]
+
+
+def _refuse_waits(func: torch._ops.OpOverload, args: tuple[Any, ...]) -> None:
+    name = func.overloadpacket.__name__
+    by_mask = name in ("index", "index_put_") and any(
+        isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8)
+        for leaf in tree_leaves(args[1])
+    )
+    if name in WAITS or by_mask:
+        raise HostWait(f"{func} would make the host wait for the device")

@@ -1,0 +1,243 @@
+"""Every way of computing a run against the plainest one, in float64, step by step.
+
+Real images (the digits), batches of 8 and a last one of 4, reduced widths, 52 steps in four epochs
+across a drop of the learning rate, with the correlation loss at every tenth.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from configs import dataset_config
+from data import ReferenceBatches, ResidentBatches, load_dataset
+from linearconv import LinearConv2d, set_execution
+from linearconv.dropout import seed_dropout
+from linearconv.engine.capture import checked_capture
+from linearconv.engine.loop import Speed, Training, TrainSettings
+from linearconv.engine.optimizer import set_lr
+from linearconv.engine.seeding import seeded
+from linearconv.engine.step import Regularizer
+from linearconv.engine.stepping import EagerSteps
+from linearconv.engine.tape import tape
+from models import Variant, architecture, widths
+
+WIDTHS = {
+    "base": (8, 8, 16, 16),
+    "vgg11": (8, 8, 16, 16, 16, 16, 24, 24),
+    "allconv": (8, 12),
+}
+VARIANTS = {
+    "Conv": Variant(),
+    "r": Variant(regularized=True),
+    "e": Variant(widths="matched"),
+    "L": Variant(linear=True),
+    "Lr": Variant(linear=True, regularized=True),
+    "LRr": Variant(linear=True, regularized=True, rank=2),
+}
+CASES = [("base", variant) for variant in VARIANTS] + [
+    (name, variant) for name in ("vgg11", "allconv", "grouped") for variant in ("Conv", "Lr", "LRr")
+]
+EPOCHS = 4
+CPU = torch.device("cpu")
+FAST = Speed(channels_last=True, fused_adam=True)
+
+
+@pytest.fixture(scope="module")
+def digits(digits_root):
+    spec = dataset_config("digits")
+    return spec, load_dataset(spec, digits_root, limit_train=100, limit_test=10)
+
+
+def grouped(conv) -> nn.Module:
+    """A 1x1, a grouped, a depthwise and a strided 1x1 convolution, without bias as in ResNeXt."""
+    layers = [
+        (1, 8, {"kernel_size": 1, "stride": 2}),
+        (8, 8, {"kernel_size": 3, "padding": 1, "groups": 2}),
+        (8, 8, {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 8}),
+        (8, 16, {"kernel_size": 1, "stride": 2}),
+    ]
+    modules: list[nn.Module] = []
+    for inputs, outputs, geometry in layers:
+        modules += [
+            conv(inputs, outputs, bias=False, **geometry),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*modules, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
+
+
+def network(name: str, variant: str, dtype: torch.dtype) -> nn.Module:
+    conv = VARIANTS[variant].conv
+    with seeded("init", 0):
+        if name == "grouped":
+            model = grouped(conv)
+        else:
+            build, used = architecture(name).build, WIDTHS[name]
+            if variant == "e":
+                used = widths.chain_widths(build, Variant(linear=True).conv, used)
+            model = build(conv, in_channels=1, classes=10, widths=used)
+    seed_dropout(model, 0)
+    return model.to(dtype)
+
+
+PLAIN = Speed()
+
+
+def training(name, variant, speed=PLAIN, execution="generate", dtype=torch.float64) -> Training:
+    model = network(name, variant, dtype)
+    set_execution(model, execution)
+    regularizer = Regularizer(0.01, 10, False) if VARIANTS[variant].regularized else None
+    return Training(model, TrainSettings(EPOCHS, 1e-3, 2, 0.1, regularizer, "fp32"), speed)
+
+
+def batches(way, digits, dtype=torch.float64):
+    spec, dataset = digits
+    return way(
+        dataset,
+        spec,
+        batch_size=8,
+        eval_batch_size=8,
+        seed=0,
+        device=torch.device("cpu"),
+        dtype=dtype,
+    )
+
+
+def trajectory(run: Training, steps) -> list[float]:
+    """The summed cross-entropy after each step; each epoch starts at zero."""
+    run.model.train()
+    losses = []
+    for epoch in range(EPOCHS):
+        set_lr(run.optimizer, run.settings.lr_at(epoch))
+        run.step.sums.zero_()
+        for _ in steps.epoch(epoch):
+            losses.append(run.step.sums[0].item())
+    assert len(losses) == 52
+    return losses
+
+
+def reference(name, variant, digits) -> tuple[Training, list[float]]:
+    run = training(name, variant)
+    return run, trajectory(run, EagerSteps(run.step, batches(ReferenceBatches, digits)))
+
+
+def assert_same_end(a: Training, b: Training, tolerance: float) -> None:
+    """Weights; not biases before a batch norm, which rounding alone moves, nor their means."""
+    has_norms = any(isinstance(m, nn.BatchNorm2d) for m in a.model.modules())
+    for name, mine in a.model.state_dict().items():
+        if not (has_norms and re.fullmatch(r"conv\d\.bias|.*running_mean", name)):
+            theirs = b.model.state_dict()[name]
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_fast_and_reference_have_one_trajectory(name, variant, digits):
+    plain, expected = reference(name, variant, digits)
+    fast = training(name, variant, FAST, "auto")
+    losses = trajectory(fast, EagerSteps(fast.step, batches(ResidentBatches, digits)))
+    assert losses == pytest.approx(expected, rel=1e-9)
+    assert_same_end(fast, plain, 1e-6)
+
+
+SWITCHES = {
+    "data": {"way": ResidentBatches},
+    "execution": {"execution": "factored"},
+    "channels_last": {"speed": Speed(channels_last=True)},
+    "fused_adam": {"speed": Speed(fused_adam=True)},
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_alone_keeps_the_trajectory(switch, digits):
+    plain, expected = reference("vgg11", "LRr", digits)
+    change = dict(SWITCHES[switch])
+    way = change.pop("way", ReferenceBatches)
+    other = training("vgg11", "LRr", **change)
+    losses = trajectory(other, EagerSteps(other.step, batches(way, digits)))
+    if switch == "data":
+        assert losses == expected  # bit for bit
+    assert losses == pytest.approx(expected, rel=1e-9)
+    assert_same_end(other, plain, 1e-6)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_captured_steps_are_the_eager_ones(name, variant, digits):
+    """Captured as a CUDA graph would, here by a tape: see linearconv/engine/tape.py."""
+    eager = training(name, variant, FAST, "auto")
+    expected = trajectory(eager, EagerSteps(eager.step, batches(ResidentBatches, digits)))
+    captured = training(name, variant, FAST, "auto")
+    steps, note = checked_capture(captured.step, batches(ResidentBatches, digits), tape)
+    assert note.startswith("captured (")
+    assert trajectory(captured, steps) == pytest.approx(expected, rel=1e-12)
+    assert_same_end(captured, eager, 1e-12)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_the_first_step_agrees_in_single_precision(name, variant, digits):
+    outcomes = []
+    for speed, execution, way in (
+        (PLAIN, "generate", ReferenceBatches),
+        (FAST, "auto", ResidentBatches),
+    ):
+        run = training(name, variant, speed, execution, torch.float32)
+        images, labels = next(batches(way, digits, torch.float32).train(0))
+        run.model.train()
+        run.step(images, labels, regularize=run.settings.regularizer is not None)
+        gradients = [p.grad.double().flatten() for p in run.model.parameters()]
+        outcomes.append((run.step.sums[0].item(), torch.cat(gradients)))
+    (loss, gradient), (fast_loss, fast_gradient) = outcomes
+    assert fast_loss == pytest.approx(loss, rel=1e-5)
+    assert (fast_gradient - gradient).norm() < 1e-4 * gradient.norm()
+
+
+def test_half_precision_generates_and_regularizes_in_single(digits):
+    """bf16 is autocast: weights, their generation and the correlation loss stay float32."""
+    spec, dataset = digits
+    run = training("vgg11", "LRr", FAST, "generate", torch.float32)
+    layer = next(m for m in run.model.modules() if isinstance(m, LinearConv2d))
+    step = replace_precision(run, "bf16")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer.weight.dtype == torch.float32
+        layer.execution = "factored"
+        outputs = layer(torch.randn(2, 1, 8, 8).to(memory_format=torch.channels_last))
+        assert outputs.dtype == torch.bfloat16
+        layer.execution = "generate"
+    full = training("vgg11", "LRr", FAST, "generate", torch.float32)
+    images, labels = next(batches(ResidentBatches, digits, torch.float32).train(0))
+    for one, run_ in ((step, run), (full.step, full)):
+        run_.model.train()
+        one(images, labels, regularize=True)
+    half, single = step.sums[0].item(), full.step.sums[0].item()
+    assert half != single and half == pytest.approx(single, rel=2e-2)
+    assert all(p.grad.dtype == torch.float32 for p in run.model.parameters())
+
+
+def replace_precision(run: Training, precision: str):
+    run.settings = replace(run.settings, precision=precision)
+    run.step.precision = precision
+    return run.step
+
+
+def test_a_checkpoint_goes_on_under_another_runtime(digits):
+    """Reference for two epochs, fast for two: the layouts of Adam's means must follow."""
+    plain, expected = reference("vgg11", "LRr", digits)
+    for first, second in ((PLAIN, FAST), (FAST, PLAIN)):
+        run = training("vgg11", "LRr", first)
+        state, losses = None, []
+        for speed, epochs in ((first, (0, 1)), (second, (2, 3))):
+            run = training("vgg11", "LRr", speed)
+            if state is not None:
+                run.load_state_dict(state)
+            run.model.train()
+            steps = EagerSteps(run.step, batches(ResidentBatches, digits))
+            for epoch in epochs:
+                set_lr(run.optimizer, run.settings.lr_at(epoch))
+                run.step.sums.zero_()
+                for _ in steps.epoch(epoch):
+                    losses.append(run.step.sums[0].item())
+            state = run.state_dict()
+        assert losses == pytest.approx(expected, rel=1e-9)
+        assert_same_end(run, plain, 1e-6)

@@ -1,0 +1,222 @@
+"""The tape freezes what a CUDA graph does; the check before training finds what goes wrong."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from linearconv import LinearConv2d
+from linearconv.engine.capture import Difference, checked_capture
+from linearconv.engine.optimizer import adam
+from linearconv.engine.seeding import generator
+from linearconv.engine.step import Regularizer, TrainStep
+from linearconv.engine.stepping import CapturedSteps, EagerSteps
+from linearconv.engine.tape import HostWait, device_operations, tape
+
+
+class ToyBatches:
+    """31 two-class images of (2, 6, 6) in batches of 4 and one of 3."""
+
+    sizes = [4] * 7 + [3]
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        images = torch.randn(31, 2, 6, 6, dtype=torch.float64, generator=random)
+        self.images = images.to(memory_format=torch.channels_last)
+        self.labels = (self.images.mean(dim=(1, 2, 3)) > 0).long()
+        self.order, self.taken = (
+            torch.zeros(31, dtype=torch.int64),
+            torch.zeros((), dtype=torch.int64),
+        )
+        self.state = [self.taken]
+
+    def begin(self, epoch):
+        self.order.copy_(torch.randperm(31, generator=generator("toy", epoch)))
+        self.taken.zero_()
+
+    def next(self, size):
+        chosen = self.order[self.taken + torch.arange(size)]
+        self.taken += size
+        return self.images[chosen], self.labels[chosen]
+
+    def train(self, epoch):
+        self.begin(epoch)
+        yield from (self.next(size) for size in self.sizes)
+
+
+def toy_step(step_class=TrainStep, fused=True) -> TrainStep:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        LinearConv2d(2, 4, 3, rank=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 2),
+    )
+    model = model.double().to(memory_format=torch.channels_last)
+    optimizer = adam(model, 1e-2, fused=fused)
+    return step_class(model, optimizer, Regularizer(0.5, 3, False), "fp32")
+
+
+def snapshot(step: TrainStep) -> list[torch.Tensor]:
+    moments = [t for state in step.optimizer.state.values() for t in state.values()]
+    return [t.clone() for t in (*step.model.state_dict().values(), step.sums, *moments)]
+
+
+def test_the_check_leaves_everything_as_it_was():
+    step, batches = toy_step(), ToyBatches()
+    for _ in EagerSteps(step, batches).epoch(0):  # a resumed run: Adam has a state
+        pass
+    before = snapshot(step)
+    steps, note = checked_capture(step, batches, tape)
+    assert isinstance(steps, CapturedSteps)
+    assert note == "captured (loss 0.0e+00, gradient 0.0e+00, update 0.0e+00 from eager steps)"
+    for a, b in zip(before, snapshot(step), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_fresh_adam_is_as_new_after_the_check():
+    step, batches = toy_step(), ToyBatches()
+    checked_capture(step, batches, tape)
+    for state in step.optimizer.state.values():
+        assert all(not t.any() for t in state.values())
+
+
+class HostCounter(TrainStep):
+    """Scales the loss by a number that Python counts: a graph would repeat the first one."""
+
+    count = 0
+
+    def __call__(self, images, labels, *, regularize):
+        self.count += 1
+        super().__call__(images * self.count, labels, regularize=regularize)
+
+
+class Forgetful(TrainStep):
+    """Leaves the correlation loss out once it is captured."""
+
+    def __call__(self, images, labels, *, regularize):
+        recording = _get_current_dispatch_mode() is not None
+        super().__call__(images, labels, regularize=regularize and not recording)
+
+
+class HostRead(TrainStep):
+    """Waits for the device at each step."""
+
+    def __call__(self, images, labels, *, regularize):
+        super().__call__(images, labels, regularize=regularize)
+        self.last = self.sums[0].item()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (HostCounter, "did not compute what eager ones do"),
+        (Forgetful, "did not compute what eager ones do"),
+        (HostRead, "could not be captured: .*wait for the device"),
+    ],
+)
+def test_a_planted_fault_is_found_and_training_goes_on_eagerly(fault, words, caplog):
+    step, batches = toy_step(fault), ToyBatches()
+    steps, note = checked_capture(step, batches, tape)
+    assert isinstance(steps, EagerSteps) and note.startswith("eager: ")
+    assert "training by eager steps, which is slower" in caplog.text
+    assert re.search(words, note)
+
+
+def test_a_frozen_learning_rate_is_found(monkeypatch):
+    """A rate kept as a Python number would be captured as it was."""
+    step, batches = toy_step(), ToyBatches()
+
+    def frozen(run):
+        recorded = tape(run)
+        for operation in recorded.operations:
+            if operation.name == "_fused_adam_":
+                operation.kwargs["lr"] = operation.kwargs["lr"].clone()
+        return recorded
+
+    steps, note = checked_capture(step, batches, frozen)
+    assert isinstance(steps, EagerSteps) and "did not compute" in note
+
+
+def test_stale_batches_are_found():
+    step, batches = toy_step(), ToyBatches()
+    batches.next = lambda size: (batches.images[:size], batches.labels[:size])
+    steps, _ = checked_capture(step, batches, tape)
+    assert isinstance(steps, CapturedSteps)  # eager steps see the same images
+    fresh = ToyBatches()
+    position = []
+
+    def by_python(size):
+        position.append(size)
+        start = sum(position[:-1]) % 24
+        return fresh.images[start : start + size], fresh.labels[start : start + size]
+
+    fresh.next = by_python
+    steps, note = checked_capture(toy_step(), fresh, tape)
+    assert isinstance(steps, EagerSteps) and "did not compute" in note
+
+
+def test_a_difference_that_is_no_number_is_beyond_rounding():
+    assert Difference(float("nan"), 0.0, 0.0).beyond_rounding
+    assert not Difference(1e-6, 1e-4, 0.05).beyond_rounding
+    for difference in (Difference(1e-2, 0, 0), Difference(0, 0.1, 0), Difference(0, 0, 0.5)):
+        assert difference.beyond_rounding
+
+
+def test_a_tape_repeats_in_the_same_memory():
+    x, w = torch.randn(3, 4), torch.randn(4, 2)
+    held = []
+    replay = tape(lambda: held.append((x @ w).relu().t()))
+    x.copy_(torch.randn(3, 4))
+    replay()
+    assert torch.equal(held[0], (x @ w).relu().t())
+
+
+def test_a_tape_keeps_numbers_and_branches():
+    scale, x, total = [2.0], torch.ones(3), torch.zeros(3)
+    replay = tape(lambda: total.add_(x * scale[0]))
+    scale[0] = 5.0
+    replay()
+    assert total.tolist() == [4.0, 4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.masked_select(x, x > 0),
+        lambda x: bool((x > 0).any()),
+        lambda x: torch.equal(x, x),
+    ],
+)
+def test_waiting_for_the_device_is_refused(wait):
+    x = torch.randn(5)
+    with pytest.raises(HostWait, match="would make the host wait"):
+        tape(lambda: wait(x))
+
+
+def test_operations_are_counted_without_views_allocations_and_recording():
+    weight = nn.Parameter(torch.randn(4, 4))
+    x = torch.randn(2, 4)
+
+    def step():
+        weight.grad = None
+        F.relu(x @ weight.t()).sum().backward()
+
+    # mm, relu; then ones_like, (expand), threshold_backward, mm. sum is the sixth.
+    assert device_operations(step, [weight]) == 6
+    eager = toy_step()
+    assert "clone" in {o.name for o in tape(lambda: eager(*take(), regularize=False)).operations}
+
+
+def take():
+    batches = ToyBatches()
+    batches.begin(0)
+    return batches.next(4)
