@@ -124,7 +124,6 @@ class Counts:
         params: learnable values.
         flops: operations in the paper's convention, the quirks of the paper's row included.
         flops_without_quirks: the same of the network as it is trained here.
-        flops_inference: the same of the folded network, without quirks.
         quirks: names of the quirks (`linearconv.quirks`).
         macs: exact multiply-adds by (phase, execution); those of training are of the forward
             pass, with the building of the weights shared by the recipe's batch.
@@ -133,7 +132,6 @@ class Counts:
     params: int
     flops: int
     flops_without_quirks: int
-    flops_inference: int
     quirks: tuple[str, ...]
     macs: dict[tuple[str, str], float]
 
@@ -145,9 +143,9 @@ def counts(model: str, variant: str, alpha: float | None = None) -> Counts:
     Raises:
         UserError: there is no such network.
     """
-    overrides = [f"model={model}", f"variant={variant}"]
-    config = compose(overrides if alpha is None else [*overrides, f"alpha={alpha}"])
+    config = _config(model, variant, alpha)
     net, quirks = network(config, INPUT[0], 10), ROW_QUIRKS.get((model, variant), ())
+    flops = paper_flops(net, INPUT)
     macs = {
         (phase, execution): count_macs(
             net, INPUT, execution=execution, batch_size=config.recipe.batch_size
@@ -161,12 +159,23 @@ def counts(model: str, variant: str, alpha: float | None = None) -> Counts:
     }
     return Counts(
         params=count_parameters(net),
-        flops=quirky_flops(net, INPUT, quirks),
-        flops_without_quirks=paper_flops(net, INPUT),
-        flops_inference=paper_flops(fuse(net), INPUT),
+        flops=quirky_flops(net, INPUT, quirks) if quirks else flops,
+        flops_without_quirks=flops,
         quirks=quirks,
         macs=macs,
     )
+
+
+@cache
+def inference_flops(model: str, variant: str, alpha: float | None = None) -> int:
+    """FLOPs, in the paper's convention, of the folded network of a row."""
+    net = network(_config(model, variant, alpha), INPUT[0], 10)
+    return paper_flops(fuse(net), INPUT)
+
+
+def _config(model: str, variant: str, alpha: float | None) -> TrainConfig:
+    overrides = [f"model={model}", f"variant={variant}"]
+    return compose(overrides if alpha is None else [*overrides, f"alpha={alpha}"])
 
 
 def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:

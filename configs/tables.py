@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 
 from configs.benchmarks import Benchmarks, Setting
-from configs.paper import DATASETS, Counts, PaperRow, change, counts, paper_rows, printed
+from configs.paper import (
+    DATASETS,
+    Counts,
+    PaperRow,
+    change,
+    counts,
+    inference_flops,
+    paper_rows,
+    printed,
+)
 from configs.results import Accuracy, Results, accuracy
 from configs.schema import TrainConfig
 from models import architecture
@@ -216,7 +225,7 @@ def flops_entry(row: Row) -> Entry:
     inference = row.printed.flops_inference_b
     if inference is None:
         return _count_entry(row.flops, times_flops)
-    here = printed(row.counts.flops_inference, 1e9, inference)
+    here = printed(inference_flops(*row.printed.network), 1e9, inference)
     return _count_entry(row.flops, times_flops, (f"({inference}) ", f"({here}) "))
 
 
