@@ -172,6 +172,11 @@ class Accuracy:
         return statistics.fmean(self.values) if self.records else None
 
     @property
+    def spread(self) -> float | None:
+        """Sample standard deviation (n - 1) of `accuracy` over several seeds, else None."""
+        return statistics.stdev(self.values) if len(self.records) > 1 else None
+
+    @property
     def here(self) -> float | None:
         """What stands against `paper`; None if not run, or not comparable for want of a baseline.
 
@@ -194,12 +199,12 @@ class Accuracy:
 
         Where `relative`, that of the differences seed by seed; None if the seeds differ.
         """
-        values = self.values
-        if self.relative:
-            if not self.paired:
-                return None
-            values = [a - b for a, b in zip(values, self._baseline_values, strict=True)]
-        return statistics.stdev(values) if len(values) > 1 else None
+        if not self.relative:
+            return self.spread
+        if not self.paired or len(self.records) < 2:
+            return None
+        pairs = zip(self.values, self._baseline_values, strict=True)
+        return statistics.stdev(value - base for value, base in pairs)
 
     @property
     def difference(self) -> float | None:
