@@ -23,6 +23,7 @@ from configs.paper import (
 )
 from configs.results import Accuracy, Results, accuracy
 from configs.schema import TrainConfig
+from linearconv.quirks import QUIRKS
 from models import architecture
 
 NOT_RUN = "not run"
@@ -45,6 +46,8 @@ class Count:
         paper_change: relative to the printed baseline (`paper.change`); None for baselines.
         here_change: likewise from the counts here.
         additional: it comes on top of the baseline's, which is trained first; it has no change.
+        exact: as counted here, in ones.
+        remark: on the counting.
     """
 
     paper: Decimal
@@ -52,6 +55,8 @@ class Count:
     paper_change: Decimal | None
     here_change: Decimal | None
     additional: bool
+    exact: int
+    remark: str = ""
 
     @property
     def difference(self) -> Decimal:
@@ -83,18 +88,19 @@ class Row:
     @property
     def flops(self) -> Count:
         """FLOPs of training in billions, in the paper's convention."""
-        return self._count("flops", "flops_b", 1e9)
+        quirks = "".join(f" Quirk: {QUIRKS[name].meaning}." for name in self.counts.quirks)
+        return self._count("flops", "flops_b", 1e9, quirks)
 
-    def _count(self, name: str, column: str, unit: float) -> Count:
-        paper = getattr(self.printed, column)
-        here = printed(getattr(self.counts, name), unit, paper)
+    def _count(self, name: str, column: str, unit: float, remark: str = "") -> Count:
+        paper, exact = getattr(self.printed, column), getattr(self.counts, name)
+        here = printed(exact, unit, paper)
         additional = architecture(self.printed.model).baseline is not None
         changes = None, None
         if self.baseline is not None and not additional:
             base = getattr(self.baseline, column)
             base_here = printed(getattr(counts(*self.baseline.network), name), unit, base)
             changes = change(paper, base), change(here, base_here)
-        return Count(paper, here, *changes, additional)
+        return Count(paper, here, *changes, additional, exact, remark)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,12 @@ class Table:
     metric: str
     rows: list[Row]
     benchmarks: Benchmarks
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The settings in which any of the networks was benchmarked."""
+        measured = sorted(self.benchmarks.devices)
+        return [s for s in measured if any(speeds(self, row, s) for row in self.rows)]
 
     @property
     def datasets(self) -> list[str]:
@@ -146,6 +158,7 @@ class Entry:
         difference: here minus paper; empty if there is nothing to compare, `=` if there is none.
         verdict: see `Accuracy.verdict`; `same` or `different` for counts.
         accuracy: what the text is made of, for accuracies.
+        detail: where a count comes from, in a sentence.
     """
 
     paper: str
@@ -153,6 +166,7 @@ class Entry:
     difference: str
     verdict: str
     accuracy: Accuracy | None = None
+    detail: str = ""
 
     @property
     def parts(self) -> list[str]:
@@ -239,7 +253,12 @@ def _count_entry(
         for (value, relative), prefix in zip(values, before, strict=True)
     ]
     same = count.difference == 0
-    return Entry(*texts, "=" if same else f"{count.difference:+}", "same" if same else "different")
+    return Entry(
+        *texts,
+        "=" if same else f"{count.difference:+}",
+        "same" if same else "different",
+        detail=f"{count.exact:,} exactly, counted from the network of this code.{count.remark}",
+    )
 
 
 def times_params(relative: Decimal) -> str:
@@ -261,14 +280,13 @@ def _times(relative: Decimal, rounded: Decimal) -> str:
 
 def extra_grid(table: Table) -> Grid:
     """What the paper does not have: seeds, exact multiply-adds, measured speed."""
-    settings = sorted(table.benchmarks.devices)
     header = [
         "Model",
         "Seeds",
         "Training MACs (M), generated / factored",
         "Inference MACs (M), folded / factored",
     ]
-    for stem, precision in settings:
+    for stem, precision in table.settings:
         header += [
             f"Step (ms), usual / fast: {stem}, {precision}",
             f"Folded latency (ms), batch 1 / 256: {stem}, {precision}",
@@ -283,7 +301,7 @@ def extra_grid(table: Table) -> Grid:
             f"{macs['train', 'generate']} / {macs['train', 'factored']}",
             f"{macs['inference', 'fused']} / {macs['inference', 'factored']}",
         ]
-        for setting in settings:
+        for setting in table.settings:
             times = speeds(table, row, setting)
             for pair in (("step_usual", "step_fast"), ("latency_b1", "latency_b256")):
                 cells.append(" / ".join(_milliseconds(times.get(name)) for name in pair))
@@ -316,29 +334,34 @@ def seeds_text(row: Row) -> str:
     return "; ".join(texts) or NOTHING
 
 
-def notes(table: Table) -> list[str]:
-    """What a reader of the table needs to know, in sentences."""
+def notes(recipe: str, metric: str) -> list[str]:
+    """What a reader of any table needs to know, in sentences."""
     selection = {
         "best": "the best test accuracy over the epochs, which is the paper's protocol and selects "
         "on test data",
         "last": "the last epoch's test accuracy, which selects nothing; the paper's is the best "
         "over the epochs",
-    }[table.metric]
+    }[metric]
     found = [
         "Cells: paper | here | difference (here minus paper).",
         f"Accuracy here: {selection}. Baselines are absolute (%), the other rows in points from "
         "their baseline; mean ± sample standard deviation over n seeds (of the differences seed "
         "by seed).",
     ]
-    if table.recipe != "paper":
+    if recipe != "paper":
         found.append(
-            f"Trained with recipe={table.recipe}, not the paper's 250 epochs: the difference "
-            "shows the recipe too."
+            f"Trained with recipe={recipe}, not the paper's: the differences show the recipe too."
         )
     found.append(
         "Parameters and FLOPs (the paper's convention, one image) are recounted here; (×) is the "
         "change relative to the baseline, taken at the printed precision."
     )
+    return found
+
+
+def own_notes(table: Table) -> list[str]:
+    """What a reader of this table needs to know besides."""
+    found = []
     if any(row.printed.flops_inference_b for row in table.rows):
         found.append("FLOPs in parentheses are those of inference.")
     if any(row.params.additional for row in table.rows):
@@ -348,10 +371,9 @@ def notes(table: Table) -> list[str]:
 
 def extra_notes(table: Table) -> list[str]:
     """What a reader of the second table needs to know."""
-    devices = [
-        f"{stem}, {precision}: {device}."
-        for (stem, precision), device in sorted(table.benchmarks.devices.items())
-    ]
+    devices = dict.fromkeys(
+        f"{setting[0]}: {table.benchmarks.devices[setting]}." for setting in table.settings
+    )
     macs = (
         "MACs are exact multiply-adds of one image's forward pass; in training the building of "
         "the weights is shared by the batch."

@@ -32,6 +32,7 @@ from configs.tables import (
     extra_grid,
     extra_notes,
     notes,
+    own_notes,
     paper_grid,
     speeds,
     tables,
@@ -85,12 +86,16 @@ def title(table: Table) -> str:
     return f"Table {table.number}: {TITLES[table.number]}{recipe}"
 
 
+def _notes(table: Table) -> list[str]:
+    return [*notes(table.recipe, table.metric), *own_notes(table)]
+
+
 def markdown(table: Table) -> str:
     """The table, and what the paper does not have, in GitHub's Markdown."""
     lines = [
         f"# {title(table)}",
         "",
-        *_paragraphs(notes(table)),
+        *_paragraphs(_notes(table)),
         *_markdown_grid(paper_grid(table)),
     ]
     lines += ["", "## Beyond the paper", "", *_paragraphs(extra_notes(table))]
@@ -153,7 +158,7 @@ def _csv_line(table: Table, row: Row) -> dict[str, object]:
         }
     line |= {"params": row.counts.params, "flops": row.counts.flops}
     line |= {f"macs_{phase}_{how}": value for (phase, how), value in row.counts.macs.items()}
-    for setting in sorted(table.benchmarks.devices):
+    for setting in table.settings:
         times = speeds(table, row, setting)
         for measure in ("step_usual", "step_fast", "latency_b1", "latency_b256"):
             line[f"{measure}_ms ({', '.join(setting)})"] = times.get(measure)
@@ -167,7 +172,7 @@ def _number(value: float | Decimal | None, digits: int) -> str | None:
 def latex(table: Table) -> str:
     """The table, and what the paper does not have, for a document with the package booktabs."""
     parts = (
-        (title(table), notes(table), paper_grid(table), f"table{table.number}"),
+        (title(table), _notes(table), paper_grid(table), f"table{table.number}"),
         (f"Table {table.number}, beyond the paper", extra_notes(table), extra_grid(table), ""),
     )
     return "% \\usepackage{booktabs}\n" + "\n".join(_latex_float(*part) for part in parts)

@@ -117,11 +117,11 @@ def _draw_chain(axes: Axes, points: list[Point], height: str) -> None:
             (end["params"] / 1e6, end[height]),
             (start["params"] / 1e6, start[height]),
             arrowprops={
-                "arrowstyle": "-|>" if measured else "->",
+                "arrowstyle": "->",
                 "color": "#333333" if measured else "#888888",
                 "linestyle": "-" if measured else (0, (2, 1.5)),
                 "linewidth": 0.8,
-                "mutation_scale": 7,
+                "mutation_scale": 6,
                 "shrinkA": radii[0],
                 "shrinkB": radii[1],
             },

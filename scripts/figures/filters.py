@@ -202,14 +202,14 @@ def _draw_filters(runs: list[Filters]) -> Canvas:
     heights = [-(-count // columns) for count in counts]
     canvas = Canvas(figsize=(DOUBLE, 0.45 + 0.24 * sum(heights) + 0.08 * len(runs)))
     panels = canvas.subplots(len(runs), 2, squeeze=False, height_ratios=heights)
-    for (left, right), run in zip(panels, runs, strict=True):
+    for (left, right), run, rows in zip(panels, runs, heights, strict=True):
         largest = np.abs(run.filters).max(axis=(1, 2, 3), keepdims=True)
         scaled = run.filters / np.where(largest == 0, 1, largest)
         images = 0.5 + scaled.transpose(0, 2, 3, 1) / 2
         split = run.primary[0]
         for axes, part in ((left, images[:split]), (right, images[split:])):
             axes.axis("off")
-            axes.imshow(_mosaic(part, columns), interpolation="nearest", rasterized=True)
+            axes.imshow(_mosaic(part, rows, columns), interpolation="nearest", rasterized=True)
         left.text(-0.02, 0.5, run.variant, transform=left.transAxes, ha="right", va="center")
     panels[0][0].set_title("primary (stored)")
     if any(run.primary[0] < len(run.filters) for run in runs):
@@ -217,10 +217,9 @@ def _draw_filters(runs: list[Filters]) -> Canvas:
     return canvas
 
 
-def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images (N, H, W, 3) in rows of `columns`, with white lines between: (H', W', 3)."""
+def _mosaic(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Images (N, H, W, 3) in rows, with white lines between them: one image (H', W', 3)."""
     height, width = images.shape[1] + 1, images.shape[2] + 1
-    rows = max(1, -(-len(images) // columns))
     canvas = np.ones((rows * height - 1, columns * width - 1, 3))
     for i, image in enumerate(images):
         top, left = i // columns * height, i % columns * width
