@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,11 @@ class Results:
         return self.folder / "artifacts" / f"{record['run_id']}.npz"
 
 
-def all_cells() -> list[Cell]:
-    """The cells of all tables, each once."""
+@cache
+def all_cells() -> tuple[Cell, ...]:
+    """The cells of all tables, each once, in the order of the tables."""
     cells = (vars(cell).values() for table in TABLES for cell in table_cells(table))
-    return list(dict.fromkeys(cell_of(*values) for values in cells))
+    return tuple(dict.fromkeys(cell_of(*values) for values in cells))
 
 
 def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:

@@ -20,7 +20,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from configs.benchmarks import Benchmarks, read_benchmarks
-from configs.experiments import Cell
 from configs.paper import DATASETS, MODELS
 from configs.results import CLOSE, METRICS, Record, Results, all_cells, read_records, recipes
 from configs.tables import (
@@ -53,10 +52,18 @@ class Section:
     figures: list[Figure]
 
     @property
-    def runs(self) -> dict[Cell, list[Record]]:
-        """The records of each cell that has any."""
-        cells = self.results.cells()
-        return {cell: list(self.results.records(cell).values()) for cell in cells}
+    def networks(self) -> dict[str, list[Record]]:
+        """The records of each network and dataset, `Base on CIFAR-10`."""
+        found: dict[str, list[Record]] = {}
+        for cell in self.results.cells():
+            name = f"{MODELS[cell.model]} on {DATASETS[cell.dataset]}"
+            found.setdefault(name, []).extend(self.results.records(cell).values())
+        return found
+
+    @property
+    def runs(self) -> list[Record]:
+        """All records that fill cells."""
+        return [record for records in self.networks.values() for record in records]
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -127,7 +134,6 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
         grid_rows=grid_rows,
         image=image,
         chart=chart,
-        cell_title=cell_title,
         provenance=provenance,
     )
 
@@ -140,13 +146,6 @@ def grid_rows(grid: Grid) -> list[tuple[bool, list[Any]]]:
 def image(figure: Figure) -> str:
     """The figure as a data URI."""
     return f"data:image/svg+xml;base64,{base64.b64encode(figure.render('svg')).decode()}"
-
-
-def cell_title(cell: Cell) -> str:
-    """`Base-Lr on CIFAR-10`."""
-    variant = "" if cell.variant == "Conv" else f"-{cell.variant}"
-    alpha = "" if cell.alpha is None else f", alpha={cell.alpha:g}"
-    return f"{MODELS[cell.model]}{variant} on {DATASETS[cell.dataset]}{alpha}"
 
 
 def provenance(record: Record) -> dict[str, str]:

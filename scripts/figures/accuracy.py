@@ -18,17 +18,28 @@ Point = dict[str, Any]
 def accuracy_figure(results: Results, metric: str) -> Figure:
     """Accuracy against parameters for Conv, Lr and LRr of each architecture in Table 4."""
     rows = [row for row in paper_rows() if row.table == 4]
-    points = [_point(results, row, rows, metric) for row in rows]
-    measured = [point for point in points if point["accuracy"] is not None]
+    points = _points(results, rows, metric)
     return Figure(
         "figure3-accuracy",
         f"Test accuracy on {DATASETS[DATASET]} ({metric}) against parameters; the larger a point, "
         "the more FLOPs in training (the paper's convention). Arrows lead from Conv to Lr to LRr. "
         "Filled: measured here; outlined: as printed in the paper.",
-        points if measured else [],
-        [cell_name(row.cell(DATASET)) for row, p in zip(rows, points, strict=True) if not p["n"]],
+        points,
+        _missing(results, rows),
         lambda: _draw_accuracy(points),
     )
+
+
+def _points(results: Results, rows: list[PaperRow], metric: str) -> list[Point]:
+    """All points of a figure, printed and measured; none where nothing was measured."""
+    if not any(results.records(row.cell(DATASET)) for row in rows):
+        return []
+    return [_point(results, row, rows, metric) for row in rows]
+
+
+def _missing(results: Results, rows: list[PaperRow]) -> list[str]:
+    cells = (row.cell(DATASET) for row in rows)
+    return [cell_name(cell) for cell in cells if not results.records(cell)]
 
 
 def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -> Point:
@@ -162,15 +173,14 @@ def _accuracy_legends(canvas: Canvas) -> None:
 def alpha_figure(results: Results, metric: str) -> Figure:
     """Accuracy, parameters and FLOPs of VGG11-Lr over alpha, as in Table 2."""
     rows = [row for row in paper_rows() if row.table == 2]
-    points = [_point(results, row, rows, metric) for row in rows]
-    measured = [point for point in points if point["accuracy"] is not None]
+    points = _points(results, rows, metric)
     return Figure(
         "table2-alpha",
         f"VGG11-Lr on {DATASETS[DATASET]} with different shares alpha of primary filters; alpha = "
         "1 is plain VGG11. Filled: measured here, mean and standard deviation over seeds; "
         "outlined: as printed in the paper.",
-        points if measured else [],
-        [cell_name(row.cell(DATASET)) for row, p in zip(rows, points, strict=True) if not p["n"]],
+        points,
+        _missing(results, rows),
         lambda: _draw_alpha(points, rows),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ def read_filters(results: Results, cell: Cell) -> Filters | None:
                 filters=arrays["filters"].astype(float),
                 correlations=[arrays[f"correlation_{i}"].astype(float) for i in range(len(layers))],
             )
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
 
 
