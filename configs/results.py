@@ -24,6 +24,9 @@ Seeds = Mapping[int, Record]
 METRICS = {"best": "test_acc_best", "last": "test_acc_last"}
 """The record's key by the name of the metric."""
 
+CURVE = {"epoch", "test_acc", "train_acc", "correlation_loss"}
+"""What is read of each epoch of a curve."""
+
 CLOSE = 0.5
 """Points within which a result counts as close to the paper's."""
 
@@ -58,9 +61,16 @@ def _check_record(path: Path, record: Record) -> None:
         value = record.get(key)
         if not isinstance(value, int | float) or not math.isfinite(value):
             wrong.append(key)
+    curve = record.get("curve")
+    if not curve or (isinstance(curve, list) and not all(map(_is_epoch, curve))):
+        wrong.append("curve")
     if wrong:
-        names = ", ".join(wrong)
+        names = ", ".join(dict.fromkeys(wrong))
         raise UserError(f"{path} is damaged ({names} missing or wrong); restore or delete it")
+
+
+def _is_epoch(entry: Any) -> bool:
+    return isinstance(entry, dict) and set(entry) >= CURVE
 
 
 class Results:
@@ -72,7 +82,7 @@ class Results:
         records: of the folder, if they are read already.
 
     Attributes:
-        unused: names of the records that fill no cell.
+        unused: the records that fill no cell.
 
     Raises:
         UserError: a damaged record.
@@ -83,7 +93,7 @@ class Results:
         records = read_records(folder) if records is None else list(records)
         self._filled = _fill(records, recipe)
         used = {id(record) for seeds in self._filled.values() for record in seeds.values()}
-        self.unused = [record["run_id"] for record in records if id(record) not in used]
+        self.unused = [record for record in records if id(record) not in used]
 
     def records(self, cell: Cell) -> Seeds:
         """The records that fill a cell."""

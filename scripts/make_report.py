@@ -22,17 +22,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from configs.benchmarks import Benchmarks, read_benchmarks
 from configs.paper import DATASETS, MODELS
 from configs.results import CLOSE, METRICS, Record, Results, all_cells, read_records, recipes
-from configs.tables import (
+from configs.table_text import (
     TITLES,
     Grid,
-    Table,
     extra_grid,
     extra_notes,
     notes,
     own_notes,
     paper_grid,
-    tables,
 )
+from configs.tables import Table, tables
 from figures import Figure, all_figures
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
@@ -102,8 +101,7 @@ def read_sections(
     sections = []
     for recipe in recipes():
         results = Results(folder, recipe, records)
-        # A record is of one recipe at most.
-        records = [record for record in records if record["run_id"] in results.unused]
+        records = results.unused  # a record is of one recipe at most
         if results.cells() or recipe == "paper":
             found = tables(results, metric, benchmarks)
             sections.append(Section(recipe, results, found, all_figures(results, metric)))

@@ -22,21 +22,18 @@ from pathlib import Path
 
 from configs.benchmarks import read_benchmarks
 from configs.results import METRICS, Results, recipes
-from configs.tables import (
+from configs.table_text import (
     NOT_RUN,
     TITLES,
     Entry,
     Grid,
-    Row,
-    Table,
     extra_grid,
     extra_notes,
     notes,
     own_notes,
     paper_grid,
-    speeds,
-    tables,
 )
+from configs.tables import Row, Table, speeds, tables
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 
@@ -68,7 +65,7 @@ def main() -> int:
     for note in benchmarks.notes:
         print(note, file=sys.stderr)
     if results.unused:
-        print(unused_text(results.unused), file=sys.stderr)
+        print(unused_text([record["run_id"] for record in results.unused]), file=sys.stderr)
     print(f"{folder}/table{{2,3,4,5}}.{{md,csv,tex}}: {len(results.cells())} accuracies have runs")
     return 0
 
@@ -169,28 +166,36 @@ def _number(value: float | Decimal | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
+PREAMBLE = r"""% \usepackage{booktabs}
+\providecommand{\stacked}[1]{\begin{tabular}[t]{@{}c@{}}#1\end{tabular}}
+"""
+
+
 def latex(table: Table) -> str:
     """The table, and what the paper does not have, for a document with the package booktabs."""
+    name = f"Table {table.number} of the paper"  # LaTeX numbers the tables in its own way
+    if table.recipe != "paper":
+        name += f", recipe {table.recipe}"
+    label = f"table{table.number}"
     parts = (
-        (title(table), _notes(table), paper_grid(table), f"table{table.number}"),
-        (f"Table {table.number}, beyond the paper", extra_notes(table), extra_grid(table), ""),
+        (f"{name}: {TITLES[table.number]}", _notes(table), paper_grid(table), label),
+        (f"{name}, beyond the paper", extra_notes(table), extra_grid(table), f"{label}-beyond"),
     )
-    return "% \\usepackage{booktabs}\n" + "\n".join(_latex_float(*part) for part in parts)
+    return PREAMBLE + "\n".join(_latex_float(*part) for part in parts)
 
 
 def _latex_float(heading: str, sentences: Sequence[str], grid: Grid, label: str) -> str:
     lines = [
         "\\begin{table*}",
-        "\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}",
+        "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
         f"\\caption{{{_tex(' '.join([heading + '.', *sentences]))}}}",
-        *([f"\\label{{tab:{label}}}"] if label else []),
+        f"\\label{{tab:{label}}}",
         f"\\begin{{tabular}}{{l{'c' * (len(grid.header) - 1)}}}",
         "\\toprule",
         " & ".join(_latex_header(name) for name in grid.header) + r" \\",
     ]
     for i, row in enumerate(grid.body):
-        if i == 0 or i in grid.groups:
-            lines.append("\\midrule")
+        lines.append("\\midrule" if i == 0 or i in grid.groups else "\\addlinespace")
         lines.append(" & ".join(map(_latex_cell, row)) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table*}", ""])
 
@@ -226,7 +231,7 @@ def _latex_cell(cell: str | Entry) -> str:
 
 def _stack(lines: Sequence[str]) -> str:
     stacked = r" \\ ".join(map(_tex, lines))
-    return stacked if len(lines) == 1 else rf"\shortstack{{{stacked}}}"
+    return stacked if len(lines) == 1 else rf"\stacked{{{stacked}}}"
 
 
 if __name__ == "__main__":

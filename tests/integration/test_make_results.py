@@ -155,14 +155,14 @@ def test_latex_is_complete_and_escaped(tables):
             continue
         text = text.decode()
         assert text.isascii()
-        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+        assert text.count(r"\begin{tabular}{") == text.count("\n\\end{tabular}") == 2
         body = text.replace(r"\_", "").replace(r"\%", "")
         assert "_" not in body and "%" not in body.removeprefix("% \\usepackage")
-        for table in text.split(r"\begin{tabular}")[1:]:
-            columns = len(re.match(r"\{(\w+)\}", table)[1])
+        for table in text.split(r"\begin{tabular}{")[1:]:
+            columns = len(re.match(r"(\w+)\}", table)[1])
             lines = [line for line in table.splitlines() if line.endswith(r"\\")]
             assert lines and all(line.count(" & ") == columns - 1 for line in lines)
-    assert r"\shortstack{$-$0.1 \\ $-$0.50 $\pm$ 0.71 (n=2) \\ $-$0.40}" in text_of(tables, 3)
+    assert r"\stacked{$-$0.1 \\ $-$0.50 $\pm$ 0.71 (n=2) \\ $-$0.40}" in text_of(tables, 3)
 
 
 def text_of(tables, number):

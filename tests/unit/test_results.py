@@ -11,7 +11,7 @@ from configs.benchmarks import read_benchmarks
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
 from configs.paper import cell_of, change, paper_rows
 from configs.results import Accuracy, Results, read_records
-from configs.tables import accuracy_entry, times_flops, times_params
+from configs.table_text import accuracy_entry, times_flops, times_params
 from linearconv.errors import UserError
 from tests.records import add_runs, make_record, save_record
 
@@ -70,7 +70,7 @@ def test_any_other_identity_fills_nothing_whatever_it_is_called(tmp_path, name):
     save_record(tmp_path, record)  # under the name of the run that it is not
     results = Results(tmp_path, "paper")
     assert results.cells() == []
-    assert results.unused == [run.run_id]
+    assert [unused["run_id"] for unused in results.unused] == [run.run_id]
 
 
 def test_a_run_of_another_recipe_fills_that_recipes_table_alone(tmp_path):
@@ -97,7 +97,7 @@ def test_the_same_run_twice_is_refused(tmp_path):
         read_records(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["text", "key", "nan", "layout"])
+@pytest.mark.parametrize("damage", ["text", "key", "nan", "curve", "layout"])
 def test_a_damaged_record_is_named(tmp_path, damage):
     (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
     path = tmp_path / "runs" / f"{record['run_id']}.json"
@@ -107,6 +107,8 @@ def test_a_damaged_record_is_named(tmp_path, damage):
         path.write_text(json.dumps({k: v for k, v in record.items() if k != "test_acc_last"}))
     elif damage == "nan":
         path.write_text(json.dumps(record | {"test_acc_best": float("nan")}))
+    elif damage == "curve":
+        path.write_text(json.dumps(record | {"curve": [{"epoch": 1}]}))
     else:
         path.write_text("[]")
     with pytest.raises(UserError, match=record["run_id"]):
@@ -224,5 +226,5 @@ def test_benchmarks(tmp_path):
 
 
 def test_the_default_alpha_of_cells_is_the_configs():
-    assert compose(["model=base", "variant=Lr"]).alpha == 0.5
-    assert cell_of("base", "Lr", "cifar10", 0.5) == LINEAR
+    alpha = compose(["model=base", "variant=Lr"]).alpha
+    assert cell_of("base", "Lr", "cifar10", alpha) == LINEAR
