@@ -11,28 +11,20 @@ the forward pass, with the building of the weights shared by the recipe's batch.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
-from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from configs import compose, science
+from configs import compose
+from configs.paper import INPUT, PaperRow, counts, network, paper_rows, printed
 from configs.schema import TrainConfig
 from linearconv import LinearConv2d
 from linearconv.complexity import count_macs, count_parameters, layer_table, paper_flops
 from linearconv.engine.filters import primary_count
 from linearconv.errors import UserError
-from linearconv.quirks import QUIRKS, ROW_QUIRKS, quirky_flops
-from models import Variant, build_model
-
-PAPER = Path(__file__).resolve().parents[1] / "results" / "paper" / "tables.csv"
-INPUT = (3, 32, 32)
-"""(C, H, W): the paper counts with CIFAR-10's images and 10 classes."""
+from linearconv.quirks import QUIRKS
 
 
 def main() -> int:
@@ -48,7 +40,7 @@ def main() -> int:
             config = compose(args.overrides)
             print(json.dumps(summary(config)) if args.format == "json" else summary_text(config))
         else:
-            rows = paper_rows()
+            rows = table_rows()
             print(json.dumps(rows, indent=1) if args.format == "json" else rows_text(rows))
     except UserError as error:
         print(error, file=sys.stderr)
@@ -56,59 +48,28 @@ def main() -> int:
     return 0
 
 
-def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
-    """The network of a config, without memory for its weights."""
-    variant = Variant.from_science(science(config)["variant"])
-    with torch.device("meta"):
-        return build_model(config.model.name, variant, in_channels=channels, classes=classes)
-
-
-def paper_rows() -> list[dict[str, Any]]:
+def table_rows() -> list[dict[str, Any]]:
     """One object for each row of Tables 2 to 5, with this project's counts beside the paper's."""
-    with PAPER.open(newline="") as file:
-        return [_count_row(row) for row in csv.DictReader(file)]
+    return [_count_row(row) for row in paper_rows()]
 
 
-def _count_row(row: dict[str, str]) -> dict[str, Any]:
-    model, variant = row["model"], row["variant"]
-    overrides = [f"model={model}", f"variant={variant}"]
-    if row["alpha"] and variant != "Conv":
-        overrides.append(f"alpha={row['alpha']}")
-    config = compose(overrides)
-    net, quirks = network(config, INPUT[0], 10), ROW_QUIRKS.get((model, variant), ())
-    params, flops = count_parameters(net), quirky_flops(net, INPUT, quirks)
-    macs = {
-        f"macs_{phase}_{execution}": count_macs(
-            net, INPUT, execution=execution, batch_size=config.recipe.batch_size
-        )
-        for phase, execution in (
-            ("train", "generate"),
-            ("train", "factored"),
-            ("inference", "fused"),
-            ("inference", "factored"),
-        )
-    }
+def _count_row(row: PaperRow) -> dict[str, Any]:
+    found = counts(*row.network)
     return {
-        "table": int(row["table"]),
-        "model": model,
-        "variant": variant,
-        "alpha": float(row["alpha"]) if row["alpha"] else None,
-        "params": params,
-        "params_paper_m": float(row["params_m"]),
-        "params_match": printed(params, 1e6, row["params_m"]) == row["params_m"],
-        "flops_paper_convention": flops,
-        "flops_without_quirks": paper_flops(net, INPUT),
-        "flops_paper_b": float(row["flops_b"]),
-        "flops_match": printed(flops, 1e9, row["flops_b"]) == row["flops_b"],
-        "quirks": list(quirks),
-        **macs,
+        "table": row.table,
+        "model": row.model,
+        "variant": row.variant,
+        "alpha": row.alpha,
+        "params": found.params,
+        "params_paper_m": float(row.params_m),
+        "params_match": printed(found.params, 1e6, row.params_m) == row.params_m,
+        "flops_paper_convention": found.flops,
+        "flops_without_quirks": found.flops_without_quirks,
+        "flops_paper_b": float(row.flops_b),
+        "flops_match": printed(found.flops, 1e9, row.flops_b) == row.flops_b,
+        "quirks": list(found.quirks),
+        **{f"macs_{phase}_{execution}": n for (phase, execution), n in found.macs.items()},
     }
-
-
-def printed(count: int, unit: float, like: str) -> str:
-    """A count in millions or billions, rounded half up to as many decimals as `like` has."""
-    value = Decimal(count) / Decimal(int(unit))
-    return str(value.quantize(Decimal(like), rounding=ROUND_HALF_UP))
 
 
 def rows_text(rows: list[dict[str, Any]]) -> str:

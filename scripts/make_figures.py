@@ -1,0 +1,75 @@
+"""The paper's figures from the recorded runs, as PDF, PNG and the data in them.
+
+    python scripts/make_figures.py                  # results/figures/*.{pdf,png}, data/*.csv
+    python scripts/make_figures.py --recipe short   # results/figures/short/
+
+Reads results/runs/*.json and results/artifacts/*.npz. A figure none of whose runs is there is not
+drawn, and one line says which runs it lacks; others show what there is, and say what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from configs.results import METRICS, Results, recipes
+from figures import Figure, all_figures
+from linearconv.engine.files import atomic_write
+from linearconv.errors import UserError
+
+
+def main() -> int:
+    """Draw the figures; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", choices=recipes(), default="paper")
+    parser.add_argument("--metric", choices=list(METRICS), default="best")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    folder = args.results_dir / "figures" / ("" if args.recipe == "paper" else args.recipe)
+    try:
+        for figure in all_figures(Results(args.results_dir, args.recipe), args.metric):
+            if figure.data:
+                write(figure, folder)
+            print(outcome(figure))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"figures in {folder}, their data in {folder / 'data'}")
+    return 0
+
+
+def outcome(figure: Figure) -> str:
+    """One line: drawn or not, and what is missing."""
+    lacks = f"not there yet: {', '.join(figure.missing)}" if figure.missing else ""
+    if not figure.data:
+        return f"{figure.name}: not drawn; {lacks}"
+    return f"{figure.name}: drawn" + (f"; {lacks}" if lacks else "")
+
+
+def write(figure: Figure, folder: Path) -> None:
+    """Write a figure and its data."""
+    for kind in ("pdf", "png"):
+        with atomic_write(folder / f"{figure.name}.{kind}") as file:
+            file.write(figure.render(kind))
+    with atomic_write(folder / "data" / f"{figure.name}.csv") as file:
+        file.write(csv_text(figure.data).encode())
+
+
+def csv_text(lines: list[dict[str, Any]]) -> str:
+    """Lines as CSV; a column that only some of them have is empty in the others."""
+    file = io.StringIO()
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

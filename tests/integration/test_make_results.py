@@ -1,0 +1,331 @@
+"""Tables, figures and the report, made from records as finished runs leave them."""
+
+import contextlib
+import csv
+import html.parser
+import importlib
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+
+from configs.experiments import Cell
+from configs.paper import paper_rows
+from configs.results import read_records
+from tests.conftest import REPOSITORY
+from tests.records import add_artifacts, add_runs, save_record
+
+CIFAR = "cifar10"
+PNG, PDF = b"\x89PNG", b"%PDF"
+
+
+def add_everything(folder):
+    """Base's variants with two seeds, one run of another recipe, and one that fits nothing."""
+    conv = add_runs(folder, Cell("base", "Conv", CIFAR), [(87.0, 86.0), (88.0, 87.0)])
+    linear = add_runs(folder, Cell("base", "Lr", CIFAR), [(87.0, 85.0), (87.0, 86.5)])
+    add_runs(folder, Cell("base", "L", CIFAR), [(80.0, 79.0)])
+    add_runs(folder, Cell("vgg11", "Lr", CIFAR), [(89.0, 88.0)])  # its baseline has not run
+    add_runs(folder, Cell("base", "Lr", CIFAR), [(70.0, 69.0)], recipe="short")
+    add_artifacts(folder, conv[0])
+    add_artifacts(folder, linear[0])
+    other = add_runs(folder, Cell("base", "r", CIFAR), [(97.77, 97.77)])[0]
+    other["science"]["dataset"]["digest"] = "0" * 64
+    save_record(folder, other)
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks" / "card.csv").write_text(
+        "model,variant,device,mode,precision,ms_per_step,latency_ms_fused_b1,latency_ms_fused_b256\n"
+        "base,Lr,Some card,usual,tf32,6.5,0.25,4.125\nbase,Lr,Some card,fast,tf32,2.5,,\n"
+    )
+    return other["run_id"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    folder.joinpath("unused.txt").write_text(add_everything(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def script():
+    """Runs a script's main in this process, which spares the imports and counts each time."""
+
+    def run(name, *arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+            code = importlib.import_module(name).main()
+        return code, out.getvalue(), err.getvalue()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "scripts")
+        yield run
+
+
+def call(name, *arguments):
+    """Calls a script as a user does, from another folder."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd="/")
+
+
+def read(folder, kinds=("md", "csv", "tex")):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for kind in kinds
+        for path in sorted(folder.rglob(f"*.{kind}"))
+    }
+
+
+@pytest.fixture(scope="module")
+def tables(results):
+    done = call("make_tables.py", "--results-dir", results)
+    assert done.returncode == 0, done.stderr
+    return done, read(results / "tables")
+
+
+def test_all_tables_are_written(tables):
+    assert set(tables[1]) == {
+        f"table{n}.{kind}" for n in (2, 3, 4, 5) for kind in ("md", "csv", "tex")
+    }
+
+
+def test_markdown_holds_paper_here_and_difference(tables):
+    lines = tables[1]["table3.md"].decode().splitlines()
+    (base,) = (line for line in lines if line.startswith("| Base | 87.2"))
+    assert r"| 87.2 \| 87.50 ± 0.71 (n=2) \| +0.30 | 61.0 \| not run | 0.40 \| 0.40 \| = |" in base
+    (linear,) = (line for line in lines if line.startswith("| Base-Lr | -0.1"))
+    assert r"| -0.1 \| -0.50 ± 0.71 (n=2) \| -0.40 |" in linear
+    assert r"(×0.43↓) 0.23 \| (×0.43↓) 0.23 \| =" in linear
+    assert r"(×2.5↑) (0.017) 0.060 \| (×2.5↑) (0.017) 0.060 \| = |" in linear
+    assert any(r"| -0.2 \| -7.50 (n=1, baseline n=2) \| -7.30 |" in line for line in lines)
+    assert any(r"+0.0 \| 89.00 absolute (n=1), baseline not run |" in line for line in lines)
+
+
+def test_second_table_holds_seeds_macs_and_speed(tables):
+    extra = tables[1]["table4.md"].decode().split("## Beyond the paper")[1]
+    assert "card: Some card." in extra
+    assert (
+        "| Base-Lr | CIFAR-10 0, 1 | 15.4 / 8.6 | 15.1 / 8.6 | 6.5 / 2.5 | 0.25 / 4.12 |" in extra
+    )
+    assert "| AllConv | - | 281.2 / 281.2 | 281.2 / 281.2 | - / - | - / - |" in extra
+    assert "Some card" not in tables[1]["table2.md"].decode()  # nothing of it was measured
+
+
+def test_table_2_is_laid_out_by_alpha(tables):
+    lines = tables[1]["table2.md"].decode().splitlines()
+    assert "| alpha | 0.125 | 0.25 | 0.5 | 0.75 | 0.875 | 1 |" in lines
+    assert any(line.startswith(r"| Accuracy (%) | -1.2 \| not run |") for line in lines)
+
+
+def rows_of(text):
+    return list(csv.DictReader(text.decode().splitlines()))
+
+
+def test_csv_holds_every_number(tables):
+    rows = {(r["model"], r["variant"]): r for r in rows_of(tables[1]["table4.csv"])}
+    assert len(rows) == 18
+    linear = rows["base", "Lr"]
+    expected = {
+        "cifar10_paper": "-0.1",
+        "cifar10_here": "-0.5000",
+        "cifar10_std": "0.7071",
+        "cifar10_n": "2",
+        "cifar10_n_baseline": "2",
+        "cifar10_difference": "-0.4000",
+        "cifar10_accuracy": "87.0000",
+        "cifar10_seeds": "0 1",
+        "svhn_here": "not run",
+        "svhn_difference": "",
+        "params": "227418",
+        "params_m_here_change": "-0.4250",
+        "flops": "59947078",
+        "macs_inference_fused": "15050752",
+        "step_fast_ms (card, tf32)": "2.5",
+        "latency_b256_ms (card, tf32)": "4.125",
+    }
+    assert {name: linear[name] for name in expected} == expected
+    assert linear["cifar10_runs"].split()[0].startswith("cifar10-base-Lr-s0-")
+
+
+def test_latex_is_complete_and_escaped(tables):
+    for name, text in tables[1].items():
+        if not name.endswith(".tex"):
+            continue
+        text = text.decode()
+        assert text.isascii()
+        assert text.count(r"\begin{tabular}{") == text.count("\n\\end{tabular}") == 2
+        body = text.replace(r"\_", "").replace(r"\%", "")
+        assert "_" not in body and "%" not in body.removeprefix("% \\usepackage")
+        for table in text.split(r"\begin{tabular}{")[1:]:
+            columns = len(re.match(r"(\w+)\}", table)[1])
+            lines = [line for line in table.splitlines() if line.endswith(r"\\")]
+            assert lines and all(line.count(" & ") == columns - 1 for line in lines)
+    assert r"\stacked{$-$0.1 \\ $-$0.50 $\pm$ 0.71 (n=2) \\ $-$0.40}" in text_of(tables, 3)
+
+
+def text_of(tables, number):
+    return tables[1][f"table{number}.tex"].decode()
+
+
+def test_records_that_fill_no_cell_are_named_in_one_line(tables, results):
+    unused = (results / "unused.txt").read_text()
+    (line,) = (line for line in tables[0].stderr.splitlines() if "fill no cell" in line)
+    assert line.startswith("2 records") and unused in line and "short" in line
+    assert b"97.77" not in b"".join(tables[1].values())
+
+
+def test_no_time_and_no_machine_in_the_tables(tables):
+    text = b"".join(tables[1].values())
+    assert b"2026" not in text and b"some-host" not in text
+
+
+def test_tables_are_the_same_bytes_again(tables, tmp_path, script):
+    add_everything(tmp_path)
+    assert script("make_tables", "--results-dir", tmp_path)[0] == 0
+    assert read(tmp_path / "tables") == tables[1]
+
+
+def test_last_epochs_and_other_recipes(tmp_path, script):
+    add_everything(tmp_path)
+    assert script("make_tables", "--results-dir", tmp_path, "--metric", "last")[0] == 0
+    text = (tmp_path / "tables/table3.md").read_text()
+    assert "the last epoch's test accuracy" in text
+    assert r"| Base | 87.2 \| 86.50 ± 0.71 (n=2) \| -0.70 |" in text
+    before = read(tmp_path / "tables")
+    assert script("make_tables", "--results-dir", tmp_path, "--recipe", "short")[0] == 0
+    assert {k: v for k, v in read(tmp_path / "tables").items() if "short" not in k} == before
+    text = (tmp_path / "tables/short/table4.md").read_text()
+    assert "recipe short" in text
+    assert r"| Base | 87.2 \| not run |" in text
+    assert r"-0.1 \| 70.00 absolute (n=1), baseline not run |" in text
+
+
+@pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
+def test_a_damaged_record_stops_with_one_message(tmp_path, script, name):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "broken.json").write_text("{")
+    code, _, err = script(name, "--results-dir", tmp_path)
+    assert code == 2 and "broken.json" in err and len(err.splitlines()) == 1
+
+
+def test_no_results_at_all(tmp_path):
+    done = call("make_figures.py", "--results-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "not drawn" in line]
+    assert len(lines) == 6 and not list(tmp_path.rglob("*.png"))
+    assert any("cifar10-vgg11-Lr-a0.125" in line for line in lines)
+
+
+@pytest.fixture(scope="module")
+def figures(results, script):
+    return script("make_figures", "--results-dir", results)
+
+
+def test_figures_and_their_data(figures, results, tmp_path, script):
+    code, out, _ = figures
+    folder = results / "figures"
+    names = {
+        "figure3-accuracy",
+        "table2-alpha",
+        "figure3-correlations-base",
+        "figure1-filters-base",
+        "curves-cifar10-base",
+        "curves-cifar10-vgg11",
+    }
+    assert code == 0
+    for name in names:
+        assert (folder / f"{name}.pdf").read_bytes().startswith(PDF)
+        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
+    assert {path.stem for path in (folder / "data").glob("*.csv")} == names
+    missing = [line for line in out.splitlines() if line.startswith("figure3-correlations-base")]
+    assert "artifacts/cifar10-base-L-s0" in missing[0]  # it has run, and left no arrays
+    assert "figure3-correlations-vgg11: not drawn" in out
+
+    again = tmp_path / "again"
+    add_everything(again)
+    assert script("make_figures", "--results-dir", again)[0] == 0
+    kinds = ("csv", "pdf", "png")
+    assert read(folder, kinds) == read(again / "figures", kinds)
+
+
+def test_data_of_the_figures(figures, results):
+    data = results / "figures" / "data"
+    points = rows_of((data / "figure3-accuracy.csv").read_bytes())
+    assert len(points) == sum(row.table == 4 for row in paper_rows())
+    conv, linear, reduced = points[:3]
+    assert (conv["accuracy"], conv["std"], conv["paper_accuracy"]) == ("87.5", "0.7071", "87.2")
+    assert (linear["accuracy"], linear["paper_accuracy"], linear["n"]) == ("87.0", "87.1", "2")
+    assert (reduced["accuracy"], reduced["n"], reduced["params"]) == ("", "0", "210458")
+    curve = rows_of((data / "curves-cifar10-base.csv").read_bytes())
+    assert [row["correlation_loss"] for row in curve if "-Lr-s0" in row["run_id"]] == [
+        "300.0",
+        "30.0",
+        "3.0",
+    ]
+    kinds = [row["kind"] for row in rows_of((data / "figure1-filters-base.csv").read_bytes())]
+    assert kinds == ["primary"] * 8 + ["primary"] * 4 + ["secondary"] * 4
+    blocks = rows_of((data / "figure3-correlations-base.csv").read_bytes())
+    assert [(row["primary"], row["mean_abs_correlation_between"] == "") for row in blocks] == [
+        ("8", True),
+        ("8", True),
+        ("4", False),
+        ("4", False),
+    ]
+
+
+def test_damaged_artifacts_are_named(tmp_path, script):
+    (record,) = add_runs(tmp_path, Cell("base", "Lr", CIFAR), [(80, 80)])
+    path = tmp_path / "artifacts" / f"{record['run_id']}.npz"
+    path.parent.mkdir()
+    path.write_bytes(b"PK\x03\x04 not a zip file")
+    code, _, err = script("make_figures", "--results-dir", tmp_path)
+    assert code == 2 and str(path) in err and len(err.splitlines()) == 1
+
+
+class Page(html.parser.HTMLParser):
+    """Collects ids, addresses and buttons; every element must be closed in order."""
+
+    VOID = {"meta", "link", "img", "path", "polyline", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.buttons = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.addresses += [attributes[k] for k in ("src", "href", "srcset") if k in attributes]
+        self.buttons += [attributes] if tag == "button" else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report(results, script):
+    code, _, _ = script("make_report", "--results-dir", results)
+    assert code == 0
+    text = (results / "report.html").read_text()
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    ids = {record["run_id"] for record in read_records(results)}
+    assert {f"run-{run_id}" for run_id in ids} <= set(page.ids)
+    named = {i for b in page.buttons for i in b.get("data-runs", "").split()}
+    assert named == ids - {(results / "unused.txt").read_text()}
+    assert all(b.get("data-runs") or b.get("data-detail") for b in page.buttons)
+    assert "Recipe short" in text and "Recipe demo" not in text
+    assert "▼ -7.30" in text and "≈ -0.40" in text and "0123456789ab" in text
+    assert "some-host" not in text
+    assert text.count("<img src=") == 6 + 2  # of the paper's recipe, and of the short one

@@ -1,0 +1,230 @@
+"""Which records fill a cell, and what is computed from them."""
+
+import copy
+import json
+from decimal import Decimal
+
+import pytest
+
+from configs import compose
+from configs.benchmarks import read_benchmarks
+from configs.experiments import TABLES, Cell, cell_runs, table_cells
+from configs.paper import cell_of, change, paper_rows
+from configs.results import Accuracy, Results, read_records
+from configs.table_text import accuracy_entry, times_flops, times_params
+from linearconv.errors import UserError
+from tests.records import add_runs, make_record, save_record
+
+CONV = Cell("base", "Conv", "cifar10")
+LINEAR = Cell("base", "Lr", "cifar10")
+BASIS = Cell("vgg11_basis", "Conv", "cifar10")
+
+
+def filled(folder, recipe="paper"):
+    """The seeds of each cell that has records."""
+    results = Results(folder, recipe)
+    return {cell: list(results.records(cell)) for cell in results.cells()}
+
+
+def test_every_printed_accuracy_is_a_cell_of_its_experiment_file():
+    for table in TABLES:
+        printed = {
+            row.cell(name) for row in paper_rows() if row.table == table for name in row.accuracies
+        }
+        assert printed == {cell_of(*vars(cell).values()) for cell in table_cells(table)}
+
+
+def test_exact_identity_fills_a_cell_whatever_the_seed(tmp_path):
+    add_runs(tmp_path, LINEAR, [(80, 79)], first_seed=7)
+    add_runs(tmp_path, Cell("vgg11", "Lr", "cifar10", 0.25), [(80, 79), (81, 80)])
+    assert filled(tmp_path) == {
+        LINEAR: [7],
+        Cell("vgg11", "Lr", "cifar10", 0.25): [0, 1],
+    }
+
+
+def test_seeds_are_in_order_of_number(tmp_path):
+    add_runs(tmp_path, CONV, [(80, 79)] * 11)
+    assert list(Results(tmp_path, "paper").records(CONV)) == list(range(11))
+
+
+CHANGES = {
+    "science version": lambda science: science.update(science_version=0),
+    "digest": lambda science: science["dataset"].update(digest="0" * 64),
+    "limited data": lambda science: science["dataset"].update(limit_train=100),
+    "revision of the model": lambda science: science["model"].update(revision=99),
+    "revision of the variant": lambda science: science["variant"].update(revision=99),
+    "strength of the regulariser": lambda science: science["regularizer"].update(strength=1.0),
+    "epochs": lambda science: science["recipe"].update(epochs=249),
+    "precision": lambda science: science.update(precision="bf16"),
+    "another layout": lambda science: science.update(variant=None),
+    "more than is known": lambda science: science.update(unknown=1),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_any_other_identity_fills_nothing_whatever_it_is_called(tmp_path, name):
+    (run,) = cell_runs(LINEAR)
+    record = make_record(run, 80.0, 79.0)
+    CHANGES[name](record["science"])
+    save_record(tmp_path, record)  # under the name of the run that it is not
+    results = Results(tmp_path, "paper")
+    assert results.cells() == []
+    assert [unused["run_id"] for unused in results.unused] == [run.run_id]
+
+
+def test_a_run_of_another_recipe_fills_that_recipes_table_alone(tmp_path):
+    add_runs(tmp_path, LINEAR, [(70, 70)], recipe="short")
+    assert filled(tmp_path) == {}
+    assert filled(tmp_path, "short") == {LINEAR: [0]}
+
+
+def test_basis_counts_only_from_the_baseline_of_its_own_seed(tmp_path):
+    add_runs(tmp_path, BASIS, [(80, 79), (81, 80)])
+    assert list(Results(tmp_path, "paper").records(BASIS)) == [0, 1]
+    first, second = cell_runs(BASIS, seeds=[0, 1])
+    assert second.baseline.run_id != first.baseline.run_id
+    record = make_record(second, 82.0, 81.0)
+    record["science"]["baseline"] = first.baseline.run_id
+    save_record(tmp_path, record)
+    assert list(Results(tmp_path, "paper").records(BASIS)) == [0]
+
+
+def test_the_same_run_twice_is_refused(tmp_path):
+    (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
+    save_record(tmp_path, copy.deepcopy(record) | {"run_id": "another-name"})
+    with pytest.raises(UserError, match="another record of the run"):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["text", "key", "nan", "curve", "layout"])
+def test_a_damaged_record_is_named(tmp_path, damage):
+    (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
+    path = tmp_path / "runs" / f"{record['run_id']}.json"
+    if damage == "text":
+        path.write_text(path.read_text()[:-20])
+    elif damage == "key":
+        path.write_text(json.dumps({k: v for k, v in record.items() if k != "test_acc_last"}))
+    elif damage == "nan":
+        path.write_text(json.dumps(record | {"test_acc_best": float("nan")}))
+    elif damage == "curve":
+        path.write_text(json.dumps(record | {"curve": [{"epoch": 1}]}))
+    else:
+        path.write_text("[]")
+    with pytest.raises(UserError, match=record["run_id"]):
+        Results(tmp_path, "paper")
+
+
+def accuracy(values, baseline=None, paper=-0.5, first=0, baseline_first=0):
+    def seeds(pairs, first):
+        return {
+            first + i: {"run_id": str(i), "test_acc_best": best, "test_acc_last": last}
+            for i, (best, last) in enumerate(pairs)
+        }
+
+    relative = baseline is not None
+    below = seeds(baseline or [], baseline_first)
+    return {
+        metric: Accuracy(paper, relative, seeds(values, first), below, metric)
+        for metric in ("best", "last")
+    }
+
+
+def test_mean_and_sample_deviation_of_a_baseline_by_hand():
+    found = accuracy([(90, 80), (91, 80), (95, 83)], paper=90.4)
+    assert found["best"].here == pytest.approx(92)
+    assert found["best"].std == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
+    assert found["best"].difference == pytest.approx(1.6)
+    assert found["last"].here == pytest.approx(81)
+    assert found["last"].std == pytest.approx(3**0.5)
+
+
+def test_relative_accuracy_by_hand():
+    found = accuracy([(89, 1), (90, 1), (91, 1)], [(90, 1), (90, 1), (93, 1)])["best"]
+    assert found.here == pytest.approx(-1)
+    assert found.std == pytest.approx(1)  # of -1, 0, -2
+    assert found.difference == pytest.approx(-0.5)
+    assert found.verdict == "close"
+    assert accuracy_entry(found).parts == ["-0.5", "-1.00 ± 1.00 (n=3)", "-0.50"]
+
+
+def test_unequal_seeds_have_no_deviation_and_say_both_numbers():
+    found = accuracy([(89, 1), (90, 1)], [(90, 1)])["best"]
+    assert found.here == pytest.approx(-0.5) and found.std is None
+    assert accuracy_entry(found).here == "-0.50 (n=2, baseline n=1)"
+    found = accuracy([(89, 1)], [(90, 1)], baseline_first=5)["best"]
+    assert accuracy_entry(found).here == "-1.00 (n=1, baseline n=1, other seeds)"
+
+
+def test_what_has_not_run_is_never_filled():
+    missing = accuracy([], [(90, 1)])["best"]
+    assert (missing.here, missing.std, missing.difference) == (None, None, None)
+    assert accuracy_entry(missing).parts == ["-0.5", "not run"]
+    alone = accuracy([(88, 1)], [])["best"]
+    assert alone.here is None and alone.verdict == "no baseline"
+    assert accuracy_entry(alone).parts == ["-0.5", "88.00 absolute (n=1), baseline not run"]
+
+
+@pytest.mark.parametrize(
+    ("here", "verdict"), [(92.9, "close"), (93.0, "above"), (91.9, "close"), (91.8, "below")]
+)
+def test_verdicts(here, verdict):
+    assert accuracy([(here, 1)], paper=92.4)["best"].verdict == verdict
+
+
+RELATIVE = """
+base Lr 0.43↓ 2.5↑
+base LRr 0.48↓ 0.5↑
+vgg11 Lr 0.47↓ 13↑
+vgg11 LRr 0.50↓ 1↑
+allconv Lr 0.46↓ 0.4↑
+allconv LRr 0.49↓ 0.1↑
+resnet18 Lr 0.46↓ 4.5↑
+resnet18 LRr 0.50↓ 0.4↑
+resnext29 Lr 0.29↓ 2.6↑
+resnext29 LRr 0.48↓ 0.2↑
+mobilenetv2 Lr 0.70↑ 166↑
+mobilenetv2 LRr 0.41↓ 8.5↑
+"""
+
+
+@pytest.mark.parametrize("line", RELATIVE.split("\n")[1:-1])
+def test_relative_counts_are_those_that_table_4_prints(line):
+    model, variant, params, flops = line.split()
+    rows = {row.variant: row for row in paper_rows() if row.table == 4 and row.model == model}
+    row, base = rows[variant], rows["Conv"]
+    assert times_params(change(row.params_m, base.params_m)) == f"(×{params}) "
+    assert times_flops(change(row.flops_b, base.flops_b)) == f"(×{flops}) "
+
+
+def test_no_change_is_not_written():
+    assert times_params(Decimal(0)) == times_flops(Decimal(0)) == ""
+
+
+COLUMNS = "model,variant,device,mode,precision,ms_per_step,latency_ms_fused_b1"
+
+
+def test_benchmarks(tmp_path):
+    assert "not measured yet" in read_benchmarks(tmp_path).notes[0]
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    path = folder / "card.csv"
+    path.write_text(f"{COLUMNS}\nbase,Lr,Card,usual,fp32,5,\nbase,Lr,Card,fast,fp32,2,0.5\n")
+    found = read_benchmarks(tmp_path)
+    assert found.times[("card", "fp32"), "base", "Lr"] == {
+        "step_usual": 5.0,
+        "step_fast": 2.0,
+        "latency_b1": 0.5,
+    }
+    assert found.notes == ["card.csv has no column latency_ms_fused_b256."]
+    path.write_text(f"{COLUMNS}\nbase,Lr,Card,usual,fp32,five,\n")
+    with pytest.raises(UserError, match=r"card\.csv, line 2"):
+        read_benchmarks(tmp_path)
+    path.write_text("model,variant\n")
+    with pytest.raises(UserError, match="device, mode, precision"):
+        read_benchmarks(tmp_path)
+
+
+def test_the_default_alpha_of_cells_is_the_configs():
+    alpha = compose(["model=base", "variant=Lr"]).alpha
+    assert cell_of("base", "Lr", "cifar10", alpha) == LINEAR
