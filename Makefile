@@ -56,6 +56,21 @@ lint: setup  ## check style with ruff
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
+.PHONY: certify
+certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar as met or missed
+	@$(RUN) scripts/certify.py
+
+.PHONY: tables
+tables: setup  ## regenerate results/tables and the figures' data from the committed records
+	@for recipe in paper short; do \
+		$(RUN) scripts/make_tables.py --recipe $$recipe && \
+		$(RUN) scripts/make_figures.py --recipe $$recipe || exit 1; \
+	done
+
+.PHONY: report
+report: tables  ## one page with all results: results/report.html
+	@$(RUN) scripts/make_report.py
+
 .PHONY: clean
 clean:  ## remove the environments and what the demo made; results and checkpoints stay
 	rm -rf $(VENV) $(OLDEST) demo

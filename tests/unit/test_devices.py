@@ -4,12 +4,16 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from configs import dataset_config
+from data import ResidentBatches, load_dataset
 from linearconv import model_correlation_loss, set_execution
 from linearconv.engine.checkpoint import Checkpoints
-from linearconv.engine.loop import Training, TrainSettings, fit
+from linearconv.engine.loop import Speed, Training, TrainSettings, fit, train_epoch
+from linearconv.engine.precision import precision_flags
 from linearconv.engine.record import weights_sha256
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
+from linearconv.engine.stepping import CapturedSteps
 from models import Variant, build_model
 
 LRR = Variant(linear=True, regularized=True, rank=10)
@@ -82,3 +86,44 @@ def test_a_resumed_run_is_bit_identical(tmp_path, device, execution):
             assert training.epoch == stop
         hashes.append(weights_sha256(training.model))
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.cuda
+@NEEDS_CUDA
+@pytest.mark.parametrize("name", ["base", "allconv", "resnext29"])
+@pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
+def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
+    spec = dataset_config("digits")
+    dataset = load_dataset(spec, digits_root, limit_train=1000, limit_test=10)
+    device = torch.device("cuda")
+    batches = ResidentBatches(
+        dataset, spec, batch_size=64, eval_batch_size=10, seed=0, device=device
+    )
+    with seeded("init", 0):
+        model = build_model(name, LRR, in_channels=1, classes=10)
+    settings = TrainSettings(2, 1e-3, 1, 0.1, Regularizer(0.01, 10, False), precision)
+    speed = Speed(channels_last=True, fused_adam=True, capture=True)
+    training = Training(model.to(device), settings, speed)
+    with precision_flags(precision):
+        steps, note = training.steps(batches)
+        assert isinstance(steps, CapturedSteps), note
+        losses = []
+        for epoch in range(2):
+            losses.append(train_epoch(training, steps, batches, ())["train_loss"])
+            training.curve.append({})
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.cuda
+@NEEDS_CUDA
+def test_cuda_cuts_the_same_bits(digits_root):
+    spec = dataset_config("digits")
+    dataset = load_dataset(spec, digits_root, limit_train=200, limit_test=50)
+    settings = {"batch_size": 64, "eval_batch_size": 50, "seed": 0}
+    here, there = (
+        ResidentBatches(dataset, spec, device=torch.device(device), **settings)
+        for device in ("cpu", "cuda")
+    )
+    for one_pass in (lambda b: b.train(3), lambda b: b.test()):
+        for (a, x), (b, y) in zip(one_pass(here), one_pass(there), strict=True):
+            assert torch.equal(a, b.cpu()) and torch.equal(x, y.cpu())

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from linearconv import LinearConv2d, correlation_loss
 from linearconv.engine import checkpoint as checkpoints_module
 from linearconv.engine.checkpoint import Checkpoints, Locked, load, lock
 from linearconv.engine.filters import filter_artifacts
-from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
+from linearconv.engine.loop import NonFiniteLoss, Speed, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.provenance import provenance
 from linearconv.engine.record import build_record, read_record, weights_sha256, write_record
@@ -465,3 +467,69 @@ def test_the_heartbeat_touches_the_lock(tmp_path, monkeypatch):
         while path.stat().st_mtime == 0 and time.time() < deadline:
             time.sleep(0.01)
         assert path.stat().st_mtime > 0
+
+
+def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch):
+    """An hour between two: only the start and the end are written, with the best weights."""
+    saved = []
+    original = Checkpoints.save
+
+    def save(self, epoch, state):
+        saved.append(epoch)
+        original(self, epoch, state)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    ends = []
+    for folder, every in (("each", 0.0), ("rare", 3600.0)):
+        saved.clear()
+        training = Training(toy_model(), toy_settings(), Speed(save_every_s=every))
+        fit(training, ToyBatches(), Checkpoints(tmp_path / folder), identity=IDENTITY, start={})
+        ends.append(weights_sha256(training.model))
+        assert saved == ([0, 1, 2, 3, 4] if every == 0 else [0, 4])
+    assert ends[0] == ends[1]
+    each, rare = (load(tmp_path / folder / "best.pt") for folder in ("each", "rare"))
+    assert each["epoch"] == rare["epoch"]
+    assert all(torch.equal(each["model"][k], v) for k, v in rare["model"].items())
+
+
+def test_a_time_limit_writes_what_was_not_yet_written(tmp_path):
+    ticks = iter(range(100))
+    training = Training(toy_model(), toy_settings(), Speed(save_every_s=3600.0))
+    checkpoints = Checkpoints(tmp_path)
+    clock = lambda: next(ticks)  # noqa: E731
+    done = fit(
+        training, ToyBatches(), checkpoints, identity=IDENTITY, start={}, deadline=4, clock=clock
+    )
+    assert not done and 0 < training.epoch < 4
+    assert checkpoints.load_last()["epoch"] == training.epoch
+
+
+FAULTS = """
+import resource, sys, torch
+from linearconv.engine.device import keep_freed_memory
+
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+torch.ones(2**24).sum()
+before = faults()
+total = sum(torch.full((2**24,), float(i)).sum().item() for i in range(5))
+print(faults() - before, total)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_kept_memory_is_not_faulted_in_again():
+    outcomes = {}
+    for mode in ("keep", "return"):
+        command = [sys.executable, "-c", FAULTS, mode]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        outcomes[mode] = tuple(map(float, done.stdout.split()))
+    assert outcomes["keep"][1] == outcomes["return"][1]
+    assert outcomes["keep"][0] < 0.1 * outcomes["return"][0]

@@ -1,0 +1,97 @@
+"""What only a GPU can show: the CUDA tests, then each GPU bar as met or missed.
+
+    make certify    # or python scripts/certify.py
+
+Exit code 0: all is met; 1: a test failed or a bar is missed; 2: there is no CUDA device.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import measure, text, write
+from configs.cli import FAILED, MISTAKE
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = "Conv,L,Lr,LRr"
+
+
+def main() -> int:
+    """Run tests and benchmarks on the GPU; returns the exit code."""
+    if not torch.cuda.is_available():
+        print("certify needs a CUDA device, and torch sees none", file=sys.stderr)
+        return MISTAKE
+    tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "cuda"], cwd=ROOT)
+    met = [("CUDA tests", "all pass", "", tests.returncode == 0)]
+    fast = {}
+    for model in ("base", "vgg11", "resnet18"):
+        rows = _measure(model, "usual,fast")
+        print(text(rows), f"wrote {write(rows)}", sep="\n", flush=True)
+        fast[model] = {row["variant"]: row for row in rows if row["mode"] == "fast"}
+    generated = {row["variant"]: row for row in _measure("vgg11", "fast", execution="generate")}
+    met += bars(fast, generated)
+    for name, bar, value, ok in met:
+        print(f"{'met   ' if ok else 'MISSED'}  {name:<52} {bar:>12}  {value}")
+    return 0 if all(ok for *_, ok in met) else FAILED
+
+
+def _measure(model: str, modes: str, execution: str = "auto") -> list[dict[str, Any]]:
+    return measure(
+        Namespace(
+            model=model,
+            variants=VARIANTS,
+            modes=modes,
+            rounds=5,
+            images=6400,
+            precision="tf32",
+            execution=execution,
+            device="cuda",
+            write=False,
+        )
+    )
+
+
+def bars(
+    fast: dict[str, dict[str, dict[str, Any]]], generated: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, str, str, bool]]:
+    """Name, bar, value and whether it is met, of what a GPU of the H100's class should reach.
+
+    Args:
+        fast: rows of `scripts/benchmark.py` by model and variant, with ratios to the usual loop.
+        generated: rows of VGG11 with `--execution generate`, by variant.
+    """
+    vgg11 = fast["vgg11"]
+
+    def at_least(name: str, value: float, bar: float) -> tuple[str, str, str, bool]:
+        return name, f">= {bar:g}", f"{value:.4g}", value >= bar
+
+    def at_most(name: str, value: float, bar: float) -> tuple[str, str, str, bool]:
+        return name, f"<= {bar:g}", f"{value:.4g}", value <= bar
+
+    for model in ("base", "vgg11"):
+        speed = fast[model]["Conv"]["ratio_to_usual"]
+        yield at_least(f"{model}-Conv, fast over usual", speed, 10)
+    yield at_least("vgg11-LRr, training images/s", 64e3 / vgg11["LRr"]["ms_per_step"], 60e3)
+    for model in ("vgg11", "resnet18"):
+        step = fast[model]["LRr"]["step_over_conv"]
+        yield at_most(f"{model}-LRr, step over Conv's", step, 0.80)
+    for variant, bar in (("Lr", 1.15), ("LRr", 1.05)):
+        step = generated[variant]["step_over_conv"]
+        yield at_most(f"vgg11-{variant}, step over Conv's, generate", step, bar)
+    loss = vgg11["Lr"]["ms_per_step"] / vgg11["L"]["ms_per_step"]
+    yield at_most("vgg11, step with the correlation loss over without", loss, 1.03)
+    for batch in ("b1", "b256"):
+        latency = vgg11["LRr"][f"latency_over_conv_fused_{batch}"]
+        yield at_most(f"vgg11-LRr folded, latency over Conv's, {batch}", latency, 1.03)
+    yield at_most("vgg11-LRr, device operations a step", vgg11["LRr"]["device_ops_per_step"], 175)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""scripts/benchmark.py and certify.py, called as a user calls them, on little data."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scripts import benchmark
+from tests.conftest import REPOSITORY
+
+TINY = ("--model", "base", "--images", "128", "--rounds", "1")
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    done = run("benchmark.py", *TINY, "--variants", "Conv,LRr", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_case_is_measured(rows):
+    assert [(row["variant"], row["mode"]) for row in rows] == [
+        ("Conv", "usual"),
+        ("Conv", "fast"),
+        ("LRr", "usual"),
+        ("LRr", "fast"),
+    ]
+    for row in rows:
+        assert row["model"] == "base" and row["precision"] == "tf32" and row["rounds"] == 1
+        for key in ("images_per_s", "ms_per_step", "ratio_to_usual", "step_over_conv"):
+            assert row[key] > 0
+        for key in ("unfused_b1", "fused_b1", "unfused_b256", "fused_b256"):
+            assert row[f"latency_ms_{key}"] > 0
+        assert 0 < row["fraction_of_limit"] < 1.5
+    assert all(r["ratio_to_usual"] == 1 for r in rows if r["mode"] == "usual")
+    assert all(r["step_over_conv"] == 1 for r in rows if r["variant"] == "Conv")
+
+
+def test_a_step_stays_below_the_bar_of_device_operations(rows):
+    """What a GPU pays for at small batches, data and metrics included."""
+    counts = {r["variant"]: r["device_ops_per_step"] for r in rows if r["mode"] == "fast"}
+    assert 60 < counts["Conv"] < counts["LRr"] < 130
+
+
+def test_mistakes_are_one_message():
+    for arguments, words in (
+        (("--modes", "slow"), "--modes takes usual, fast"),
+        (("--rounds", "0"), "--rounds must be at least 1"),
+        (("--execution", "generate", "--write"), "--write keeps what runtime=fast does"),
+        (("--model", "lenet"), "lenet"),
+    ):
+        done = run("benchmark.py", *arguments)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    benchmark.write(rows[:2])
+    changed = [dict(rows[1], ms_per_step=123.456), rows[2]]
+    path = benchmark.write(changed)
+    assert path.name.endswith(f"-torch{benchmark.torch.__version__.partition('+')[0]}.csv")
+    with path.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [(r["variant"], r["mode"]) for r in written] == [
+        ("Conv", "fast"),
+        ("Conv", "usual"),
+        ("LRr", "usual"),
+    ]
+    assert written[0]["ms_per_step"] == "123.5"
+
+
+def test_certify_needs_a_gpu():
+    if benchmark.torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = run("certify.py")
+    assert done.returncode == 2 and "needs a CUDA device" in done.stderr
