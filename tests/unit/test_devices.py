@@ -108,7 +108,7 @@ def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
         steps, note = training.steps(batches)
         assert isinstance(steps, CapturedSteps), note
         losses = []
-        for epoch in range(2):
+        for _ in range(2):
             losses.append(train_epoch(training, steps, batches, ())["train_loss"])
             training.curve.append({})
     assert losses[1] < losses[0]
