@@ -55,7 +55,7 @@ class _AppendCombinations(torch.autograd.Function):
     def forward(ctx, columns, first, last, bias):
         rows, primary = columns.shape
         filters = primary + last.shape[1]
-        if columns.stride(0) == 1 and primary > 1:
+        if _column_major(columns):
             joined = columns.new_empty(filters, rows).t()
         else:
             joined = columns.new_empty(rows, filters)
@@ -80,7 +80,17 @@ class _AppendCombinations(torch.autograd.Function):
             reduced = columns @ first
             of_reduced, chain = of_secondary @ last.t(), first
             of_first = columns.t() @ of_reduced if needs[1] else None
-        of_columns = torch.addmm(of_primary, of_reduced, chain.t()) if needs[0] else None
+        of_columns = None
+        if needs[0]:
+            # In the layout of the columns, else the gradient would be copied into it.
+            if _column_major(columns):
+                of_columns = torch.addmm(of_primary.t(), chain, of_reduced.t()).t()
+            else:
+                of_columns = torch.addmm(of_primary, of_reduced, chain.t())
         of_last = reduced.t() @ of_secondary if needs[2] else None
         of_bias = grad.sum(dim=0) if needs[3] else None
         return of_columns, of_first, of_last, of_bias
+
+
+def _column_major(matrix: Tensor) -> bool:
+    return matrix.stride(0) == 1 and matrix.shape[1] > 1

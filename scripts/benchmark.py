@@ -175,6 +175,7 @@ class Case:
 
     def time_round(self) -> None:
         """Time an epoch, and inference before and after folding."""
+        keep_freed_memory(self.keeps_memory)  # as training would have it in a process of its own
         began = time.perf_counter()
         self.steps_s.append(self.epoch())
         synchronise(self.device)
@@ -229,6 +230,11 @@ class FastCase(Case):
     mode = "fast"
 
     @property
+    def keeps_memory(self) -> bool:
+        """Whether freed memory is kept between steps."""
+        return self.config.runtime.keep_memory
+
+    @property
     def execution(self) -> str:
         """How LinearConv layers compute."""
         return "generate" if self.config.runtime.execution == "generate" else "factored"
@@ -236,8 +242,6 @@ class FastCase(Case):
     def build(self) -> nn.Module:
         """See `Case`."""
         config, identity = self.config, science(self.config)
-        if config.runtime.keep_memory:
-            keep_freed_memory()
         self.batches = ResidentBatches(
             self.dataset,
             config.dataset,
@@ -294,7 +298,7 @@ class _StepClock:
 class UsualCase(Case):
     """The loop that paper repositories have."""
 
-    mode, execution = "usual", "generate"
+    mode, execution, keeps_memory = "usual", "generate", False
 
     def build(self) -> nn.Module:
         """See `Case`."""

@@ -30,15 +30,23 @@ def device_name(device: torch.device) -> str:
     return f"{names[0]} ({len(names)} threads)" if names else platform.processor() or "CPU"
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(keep: bool = True) -> None:
     """Let the C library keep freed memory for the next step instead of returning it.
 
-    Activations of some MB are otherwise given back to the system at the end of each training
-    step on a CPU, and their pages faulted in again in the next. Has no effect where the C
-    library is not glibc; changes no result.
+    Activations of some MB are otherwise given back to the system within each training step on a
+    CPU, and their pages faulted in again in the next. Has no effect where the C library is not
+    glibc; changes no result.
+
+    Args:
+        keep: False goes back to what glibc does by itself once it has adapted to large blocks.
     """
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # M_TRIM_THRESHOLD, ... of malloc.h
+    mib = 2**20
+    if keep:
+        options = {mmap_max: 0, trim_threshold: 2**31 - 1}
+    else:
+        options = {mmap_max: 65536, mmap_threshold: 32 * mib, trim_threshold: 64 * mib}
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        for option, value in options.items():
+            libc.mallopt(option, value)

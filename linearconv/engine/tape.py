@@ -20,7 +20,12 @@ from torch.utils._pytree import tree_leaves
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "item")
 """Operations whose result, or its size, the host must read."""
 
-ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+WORKLESS = (
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
+    *("_unsafe_view", "lift_fresh"),
+    *("_record_function_enter_new", "_record_function_exit"),
+)
+"""Allocations, views that are not declared as such, and the profiler's marks."""
 
 
 class HostWait(RuntimeError):
@@ -43,9 +48,9 @@ class Operation:
 
     @property
     def computes(self) -> bool:
-        """Whether it does any work: it is neither a view nor an allocation."""
+        """Whether it does any work: it is neither a view, an allocation nor a profiler's mark."""
         views = any(a.alias_info and not a.alias_info.is_write for a in self.func._schema.arguments)
-        return not views and self.name not in (*ALLOCATIONS, "_unsafe_view", "lift_fresh")
+        return not views and self.name not in WORKLESS
 
     def replay(self) -> None:
         """Compute again from and into the same memory."""
@@ -108,14 +113,16 @@ def device_operations(step: Callable[[], None], parameters: list[torch.nn.Parame
     """
     recorded = tape(step)
     gradients = {p.grad.data_ptr() for p in parameters if p.grad is not None}
-    copies = [
-        operation
-        for operation in recorded.operations
-        if operation.name == "clone"
-        and operation.results[0].data_ptr() in gradients
-        and operation.results[0].stride() == operation.args[0].stride()
-    ]
-    return len(recorded.operations) - len(copies)
+
+    def by_recording(operation: Operation) -> bool:
+        if operation.name not in ("clone", "copy_"):
+            return False
+        source = operation.args[operation.name == "copy_"]
+        (copy,) = operation.results
+        # A copy into another layout would be made in any case.
+        return copy.data_ptr() in gradients and copy.stride() == source.stride()
+
+    return sum(not by_recording(operation) for operation in recorded.operations)
 
 
 def _tensors(results: Any) -> list[Tensor]:
