@@ -9,14 +9,14 @@ every device.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.batches import SIZE, Batches, BatchIterator
-from data.packed import Dataset, Split
+from data.packed import Split
 from data.plan import EpochPlan
-from data.spec import DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -51,34 +51,17 @@ class ResidentBatches(Batches):
     they read and advance tensors at fixed places, so that each replay cuts the next batch.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        spec: DatasetSpec,
-        *,
-        batch_size: int,
-        eval_batch_size: int,
-        seed: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(
-            dataset,
-            spec,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        dataset, spec, device = self.dataset, self.spec, self.device
         self._train, self._test = (_Pixels.of(s, device) for s in (dataset.train, dataset.test))
         self._val = None if dataset.val is None else _Pixels.of(dataset.val, device)
         # Normalised value v of channel c at c * 256 + v, computed on the CPU: CUDA divides by a
         # number by multiplying with its inverse, which rounds otherwise.
-        levels = torch.arange(256, dtype=dtype).expand(spec.channels, 1, 256)
+        levels = torch.arange(256, dtype=self.dtype).expand(spec.channels, 1, 256)
         self._normalised = spec.normalise(levels).flatten().to(device)
         self._channel = torch.arange(spec.channels, dtype=torch.int32, device=device) * 256
-        self._range = torch.arange(batch_size, device=device)
+        self._range = torch.arange(self.batch_size, device=device)
         # Where `next` reads: the epoch's addresses, and how many samples it has taken so far.
         self._addresses = torch.zeros(
             self.train_size, 2 * SIZE + 1, dtype=torch.int32, device=device

@@ -140,15 +140,15 @@ def lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Locked(_holder(path)) from None
+            raise Locked(describe_holder(path)) from None
         except OSError as error:
             raise UserError(
                 f"{path} cannot be locked ({error}): put checkpoint_dir on a file system with locks"
             ) from None
-        elsewhere = _read_holder(path).get("host", socket.gethostname()) != socket.gethostname()
+        elsewhere = read_holder(path).get("host", socket.gethostname()) != socket.gethostname()
         age = time.time() - path.stat().st_mtime
         if elsewhere and age < STALE_S:
-            raise Locked(f"{_holder(path)}, which last gave a sign of life {age:.0f} s ago")
+            raise Locked(f"{describe_holder(path)}, which last gave a sign of life {age:.0f} s ago")
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         file.flush()
@@ -168,13 +168,15 @@ def _heartbeat(path: Path, stop: threading.Event) -> None:
             os.utime(path)
 
 
-def _read_holder(path: Path) -> dict[str, Any]:
+def read_holder(path: Path) -> dict[str, Any]:
+    """Host and process of the holder of a lock file; empty where it names none."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
 
 
-def _holder(path: Path) -> str:
-    holder = _read_holder(path)
+def describe_holder(path: Path) -> str:
+    """Words for the holder of a lock file."""
+    holder = read_holder(path)
     return f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from linearconv.engine.checkpoint import STALE_S, Checkpoints, _holder, _read_holder
+from linearconv.engine.checkpoint import STALE_S, Checkpoints, describe_holder, read_holder
 from linearconv.engine.record import identity_hash, read_record
 from linearconv.engine.run import Places
 from linearconv.engine.slots import last_failed, last_line
@@ -86,17 +86,17 @@ def live_holder(path: Path) -> str | None:
     The kernel's lock is tried only where the process that the file names is alive on this host:
     whoever tries it holds it for a moment, and would turn away a run that starts just then.
     """
-    holder = _read_holder(path)
+    holder = read_holder(path)
     if not holder:
         return None
     try:
         if holder["host"] != socket.gethostname():
-            return _holder(path) if time.time() - path.stat().st_mtime < STALE_S else None
+            return describe_holder(path) if time.time() - path.stat().st_mtime < STALE_S else None
         os.kill(holder["pid"], 0)
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        return _holder(path)
+        return describe_holder(path)
     except OSError:
         pass
     return None
