@@ -74,7 +74,9 @@ def test_batches(
         normalisation=Normalisation(**recipe["normalisation"]),
         digest=dataset["digest"],
     )
-    data = load_dataset(spec, Path(config.dataset.root), limit_test=dataset["limit_test"])
+    data = load_dataset(
+        spec, Path(config.dataset.root), limit_train=1, limit_test=dataset["limit_test"]
+    )
     return ResidentBatches(
         data,
         spec,

@@ -39,6 +39,7 @@ def _plain_autograd(tensor: Tensor) -> bool:
         isinstance(tensor, Tensor)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )

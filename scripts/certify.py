@@ -90,6 +90,10 @@ def bars(
     for batch in ("b1", "b256"):
         latency = vgg11["LRr"][f"latency_over_conv_fused_{batch}"]
         yield at_most(f"vgg11-LRr folded, latency over Conv's, {batch}", latency, 1.03)
+    for model, rows in fast.items():
+        notes = {row["steps"] for row in rows.values()}
+        captured = all(note.startswith("captured") for note in notes)
+        yield f"{model}, steps", "captured", "; ".join(sorted(notes)), captured
     yield at_most("vgg11-LRr, device operations a step", vgg11["LRr"]["device_ops_per_step"], 175)
 
 

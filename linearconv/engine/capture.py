@@ -38,8 +38,12 @@ class CudaGraphs:
     def __call__(self, step: Replay) -> Replay:
         """Capture, without computing anything; returns the graph's replay."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads (heartbeat, logging) may go on meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # Other threads (heartbeat, logging) may go on meanwhile. The outer context puts the stream
+        # back even where ending a failed capture raises, after which torch would not.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             step()
         return graph.replay
 
@@ -138,9 +142,11 @@ def _side_stream(device: torch.device) -> Iterator[None]:
         return
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        torch.cuda.current_stream(device).wait_stream(stream)
 
 
 def _learning_rates(step: TrainStep) -> list[Tensor]:
@@ -170,7 +176,7 @@ class _State:
     def outcome(self) -> tuple[list[Tensor], ...]:
         """Copies of the sums, of Adam's means of the gradients, and of the weights."""
         model, states = self._step.model, self._step.optimizer.state
-        means = [states[p]["exp_avg"] for p in model.parameters()]
+        means = [states[p]["exp_avg"] for p in model.parameters() if p in states]
         return tuple(
             [t.detach().clone() for t in tensors]
             for tensors in ([self._step.sums], means, list(model.parameters()))
@@ -182,8 +188,12 @@ class _State:
         """Between two outcomes."""
         start = [self._saved[id(p)] for p in self._step.model.parameters()]
         loss, gradient, update = (_distance(a, b) for a, b in zip(ours, eager, strict=True))
+        sizes = _norm(eager[0]), _norm(eager[1]), _distance(eager[2], start)
         return Difference(
-            loss / _norm(eager[0]), gradient / _norm(eager[1]), update / _distance(eager[2], start)
+            *(
+                difference / size if size else difference
+                for difference, size in zip((loss, gradient, update), sizes, strict=True)
+            )
         )
 
 

@@ -115,6 +115,7 @@ class Training:
 
     def steps(self, batches: Batches) -> tuple[Steps, str]:
         """What carries out the steps of the epochs, and what to say of it in the provenance."""
+        self.model.train()  # a captured step stays in the mode in which it was captured
         if self.speed.capture and self.step.sums.is_cuda:
             return checked_capture(self.step, batches, CudaGraphs())
         return EagerSteps(self.step, batches), "eager"
@@ -161,9 +162,10 @@ def fit(
     deadline: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Train until the settings' number of epochs; every epoch ends in a checkpoint.
+    """Train until the settings' number of epochs, with checkpoints at epochs' ends.
 
-    A KeyboardInterrupt passes through; the last checkpoint then holds all finished epochs.
+    A KeyboardInterrupt passes through; the epoch in progress is lost then, and finished ones that
+    took less than `Speed.save_every_s` since the last checkpoint.
 
     Args:
         training: new, or loaded from a checkpoint.

@@ -22,7 +22,10 @@ def adam(model: nn.Module, lr: float, *, fused: bool) -> torch.optim.Adam:
     weight = next(model.parameters())
     on_cuda = weight.device.type == "cuda"  # whose kernel takes a float32 rate alone
     rate = torch.tensor(lr, dtype=torch.float32 if on_cuda else weight.dtype, device=weight.device)
-    return torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=on_cuda)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=on_cuda)
+    # The steps before a capture are eager on purpose: no warning that they might be faster.
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Adam, lr: float) -> None:

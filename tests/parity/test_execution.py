@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
 
 from linearconv import LinearConv2d
@@ -120,6 +121,7 @@ def test_function_transforms_tracers_and_compilers_see_through(execution, rank):
         torch.fx.symbolic_trace(layer),
         torch.export.export(layer, (images,)).module(),
         torch.compile(layer, backend="aot_eager", fullgraph=True),
+        make_fx(layer)(images),
     ):
         torch.testing.assert_close(seen(images), expected)
 
