@@ -339,7 +339,8 @@ def test_signals_keep_the_last_checkpoint_and_say_how_to_continue(small, tmp_pat
 
 @pytest.mark.long
 def test_killed_again_and_again_ends_as_an_uninterrupted_run(cli, small, tmp_path):
-    overrides = [*LRR, *small, "recipe.epochs=8"]
+    # The plain runtime: its epochs last long enough to be killed at a chosen one.
+    overrides = [*LRR, *small, "runtime=reference", "recipe.epochs=8"]
     assert cli("train", *overrides).code == 0
     (whole,) = records(tmp_path)
     elsewhere = [
@@ -348,7 +349,7 @@ def test_killed_again_and_again_ends_as_an_uninterrupted_run(cli, small, tmp_pat
         f"log_dir={tmp_path}/b/logs",
     ]
     for attempt, name in enumerate(
-        ("epoch-0000.pt", "epoch-0002.pt", "epoch-0005.pt", "epoch-0007.pt")
+        ("epoch-0000.pt", "epoch-0002.pt", "epoch-0004.pt", "epoch-0006.pt")
     ):
         process = start(*overrides, *elsewhere)
         wait_for(tmp_path / "b", name, process)
