@@ -16,7 +16,7 @@ from linearconv.engine.cluster import Cluster, TrainJob
 from linearconv.engine.slots import last_failed
 from linearconv.errors import UserError
 from tests.conftest import REPOSITORY
-from tests.integration.conftest import TINY, small_run
+from tests.integration.conftest import SIZE, TINY, small_run
 
 
 @pytest.fixture
@@ -77,7 +77,8 @@ def test_a_run_that_seems_held_is_tried_again(job, tmp_path, monkeypatch):
 @pytest.mark.long
 def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
     """submitit's signal stops a real run, which keeps its checkpoint, and requeues the job."""
-    run = small_run(epochs=12)
+    # The plain runtime: the fast one could be done before the signal comes.
+    run = small_run(epochs=12, size=(*SIZE, "runtime=reference"))
     places = [f"{kind}_dir={tmp_path}/{kind}" for kind in ("results", "checkpoint", "log")]
     train = TrainJob(
         (sys.executable, "train.py", *run.overrides, *places, f"dataset.root={digits_root}"),
