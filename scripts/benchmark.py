@@ -20,6 +20,7 @@ import re
 import statistics
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def random_images(config: TrainConfig, count: int) -> Dataset:
     return Dataset(split(count), split(-(-count // 5)), names, digest="")
 
 
-class Case:
+class Case(ABC):
     """One variant in one mode: built once, then timed in rounds.
 
     Attributes:
@@ -156,17 +157,17 @@ class Case:
         if device.type == "cuda":
             self.peak_mb = (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """Everything that training needs; returns the network."""
-        raise NotImplementedError  # pragma: no cover, abstract
 
+    @abstractmethod
     def first_step(self) -> None:
         """Take one training step."""
-        raise NotImplementedError  # pragma: no cover, abstract
 
+    @abstractmethod
     def epoch(self) -> float:
         """Train and evaluate an epoch; returns the seconds of the training steps."""
-        raise NotImplementedError  # pragma: no cover, abstract
 
     def operations(self) -> int | None:
         """Device operations of one step without the correlation loss, where they are counted."""

@@ -85,11 +85,11 @@ def table2():
 
 def test_extra_overrides_that_keep_the_runs_are_passed_on(table2):
     extra = ["runtime.execution=auto", "results_dir=a", "checkpoint_dir=/b", "recipe.lr=1e-3"]
-    planned, config = plan_runs(table2, extra, Path("/root"))
+    planned, config = plan_runs(table2, extra, Path("/elsewhere"))
     assert [plan.name for plan in planned] == [run.run_id for run in table2]
     for plan in planned:
         assert plan.overrides == (*plan.run.overrides, *extra)
-        assert plan.places.record == Path("/root/a/runs") / f"{plan.name}.json"
+        assert plan.places.record == Path("/elsewhere/a/runs") / f"{plan.name}.json"
         assert plan.places.checkpoints == Path("/b") / plan.name
     assert config.runtime.execution == "auto"
 
