@@ -168,6 +168,8 @@ def speed(runtime: RuntimeConfig) -> Speed:
         fused_adam=runtime.fused_adam,
         capture=runtime.cuda_graphs,
         fold_batch_norms=runtime.fold_batch_norms,
+        pool_before_relu=runtime.pool_before_relu,
+        small_image_products=runtime.small_image_products,
         save_every_s=runtime.save_every_s,
     )
 

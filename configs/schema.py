@@ -96,6 +96,8 @@ class RuntimeConfig:
     fused_adam: bool = MISSING
     cuda_graphs: bool = MISSING
     fold_batch_norms: bool = MISSING
+    pool_before_relu: bool = MISSING
+    small_image_products: bool = MISSING
     keep_memory: bool = MISSING
     save_every_s: float = MISSING
     eval_batch_size: int = MISSING

@@ -269,7 +269,8 @@ class FastCase(Case):
     def epoch(self) -> float:
         """See `Case`."""
         clock = _StepClock(self.chosen, self.device)
-        train_epoch(self.training, clock, self.batches, ())
+        with self.training.rewritten():
+            train_epoch(self.training, clock, self.batches, ())
         return clock.seconds
 
     def images(self, size: int) -> Tensor:

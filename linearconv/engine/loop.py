@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -15,8 +17,10 @@ from linearconv.engine.capture import CudaGraphs, checked_capture
 from linearconv.engine.checkpoint import Checkpoints, save
 from linearconv.engine.folding import FoldedNetwork
 from linearconv.engine.optimizer import adam, load_state, set_lr
+from linearconv.engine.pooling import pooling_before_relu
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
+from linearconv.engine.small_images import small_image_products
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
 from linearconv.engine.stepping import EagerSteps, Steps, TrainBatches
 from linearconv.regularizer import model_correlation_loss, regularized_filters
@@ -68,6 +72,8 @@ class Speed:
         fused_adam: Adam as one operation over all parameters.
         capture: on CUDA, whole steps are captured as CUDA graphs and replayed (bit for bit).
         fold_batch_norms: evaluation folds batch norms into the convolutions before them.
+        pool_before_relu: max pooling comes before the ReLU that it follows (bit for bit).
+        small_image_products: on a CPU, convolutions of small images are matrix products.
         save_every_s: seconds between two checkpoints, which are written at epochs' ends alone;
             so much work is lost at most when a process is killed (bit for bit).
     """
@@ -76,6 +82,8 @@ class Speed:
     fused_adam: bool = False
     capture: bool = False
     fold_batch_norms: bool = False
+    pool_before_relu: bool = False
+    small_image_products: bool = False
     save_every_s: float = 0.0
 
 
@@ -99,7 +107,6 @@ class Training:
         self.model, self.settings, self.speed = model, settings, speed
         self.optimizer = adam(model, settings.lr, fused=speed.fused_adam)
         self.step = TrainStep(model, self.optimizer, settings.regularizer, settings.precision)
-        self.folded = FoldedNetwork(model) if speed.fold_batch_norms else None
         self.curve: list[Entry] = []
         self.seconds: list[float] = []
         self.starts: list[dict[str, Any]] = []
@@ -123,10 +130,24 @@ class Training:
     def evaluated(self) -> Callable[[Tensor], Tensor]:
         """The network with its present weights, in evaluation mode, to be used at once."""
         self.model.eval()
-        if self.folded is None:
+        if not self.speed.fold_batch_norms:
             return self.model
-        self.folded.refresh()
-        return self.folded
+        self._folded.refresh()
+        return self._folded
+
+    @cached_property
+    def _folded(self) -> FoldedNetwork:
+        return FoldedNetwork(self.model)
+
+    @contextmanager
+    def rewritten(self) -> Iterator[None]:
+        """Within it, the network computes in the ways that `speed` names."""
+        with ExitStack() as ways:
+            if self.speed.pool_before_relu:
+                ways.enter_context(pooling_before_relu(self.model))
+            if self.speed.small_image_products:
+                ways.enter_context(small_image_products(self.model))
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it."""
@@ -190,7 +211,7 @@ def fit(
     training.starts.append(start)
     saves = _Saves(training, checkpoints, identity)
     saves.save()
-    with precision_flags(training.settings.precision):
+    with precision_flags(training.settings.precision), training.rewritten():
         if first < epochs:
             steps, start["steps"] = training.steps(batches)
         while training.epoch < epochs:
