@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
+STARTED = time.monotonic()
+"""When the process started (the imports take seconds): max_minutes counts from here, for all jobs
+of a multirun."""
+
 import logging
 import math
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,9 +32,6 @@ from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
 from linearconv.errors import UserError
 from models import Variant, architecture, build_model
-
-STARTED = time.monotonic()
-"""When the process started: max_minutes counts from here, for all jobs of a multirun."""
 
 DEFAULT_THREADS = torch.get_num_threads()
 

@@ -31,11 +31,13 @@ def check(config: TrainConfig | EvalConfig) -> None:
 
 
 def check_ready(config: TrainConfig | EvalConfig) -> None:
-    """Refuse a config that `check` accepts but that lacks a file to be trained from.
+    """Refuse a config that `check` accepts but that lacks something here, where it is to run.
 
     Raises:
-        UserError: the baseline's checkpoint is missing, or given where none is needed.
+        UserError: the device is not there; the baseline's checkpoint is missing, or given where
+            none is needed.
     """
+    _check_device_is_there(config.device)
     if isinstance(config, EvalConfig):
         return
     name, path = config.model.name, config.baseline_checkpoint
@@ -190,6 +192,10 @@ def _check_device(device: str) -> None:
     kind, _, index = device.partition(":")
     known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
     _require(known, f"device must be auto, cpu, cuda or cuda:N, got {device}")
+
+
+def _check_device_is_there(device: str) -> None:
+    kind, _, index = device.partition(":")
     if kind == "cuda":
         import torch
 

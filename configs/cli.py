@@ -48,6 +48,8 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         overrides = list(HydraConfig.get().overrides.task)
         code = _run_job(job, composed, overrides)
         outcomes.append((overrides, code))
+        if code != 0 and "SUBMITIT_EXECUTOR" in os.environ:
+            raise JobFailed(code, overrides)  # Hydra's launcher brings nothing else home
         return code
 
     main = hydra.main(
@@ -59,6 +61,10 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(MISTAKE)
+    except JobFailed as failure:
+        code, overrides = failure.args
+        print(f"exit code {code}: {' '.join(overrides)}", file=sys.stderr)
+        sys.exit(code)
     except KeyboardInterrupt:
         _exit_code(outcomes)
         again = ": the same command continues from the last checkpoint"
@@ -110,6 +116,10 @@ def _exit_code(outcomes: list[tuple[list[str], int]]) -> int:
         print(f"  exit code {code}: {' '.join(overrides)}", file=sys.stderr)
     codes = {code for _, code in bad}
     return codes.pop() if len(codes) == 1 else (FAILED if codes else 0)
+
+
+class JobFailed(Exception):
+    """A multirun's job failed in a process of its own; has its exit code and its overrides."""
 
 
 class CheckEveryJob(Callback):

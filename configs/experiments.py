@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from configs.compose import CONFIG_DIR, compose
+from configs.schema import TrainConfig
 from configs.science import Science, run_id, science
 from linearconv.errors import UserError
 from models import architecture
@@ -25,13 +26,17 @@ class Cell:
         model: a registered model.
         variant: Conv, r, e, L, Lr or LRr.
         dataset: a dataset's name.
-        alpha: share of primary filters, or None for the default.
+        alpha: share of primary filters; the default one is None, however it is given.
     """
 
     model: str
     variant: str
     dataset: str
     alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.alpha == TrainConfig.alpha:
+            object.__setattr__(self, "alpha", None)  # one cell has one name
 
     def overrides(self, recipe: str, seed: int) -> tuple[str, ...]:
         """What train.py is called with."""

@@ -86,12 +86,7 @@ class PaperRow:
     def cell(self, dataset: str) -> Cell:
         """What fills the row's accuracy on a dataset."""
         model, variant, alpha = self.network
-        return cell_of(model, variant, dataset, alpha)
-
-
-def cell_of(model: str, variant: str, dataset: str, alpha: float | None) -> Cell:
-    """The one cell of these values: its alpha is named only where it is not the default."""
-    return Cell(model, variant, dataset, None if alpha == TrainConfig.alpha else alpha)
+        return Cell(model, variant, dataset, alpha)
 
 
 @cache

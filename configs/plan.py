@@ -47,6 +47,13 @@ class Planned:
         """Why train.py cannot train it, whatever else is trained before, or ""."""
         if self.places.record.exists():
             return self.status().note
+        dataset = self.run.science["dataset"]
+        if dataset["digest"] is None:
+            name = dataset["name"]
+            return (
+                f"runs on {name} fill no cell, as the published one is not pinned in "
+                f"configs/dataset/{name}.yaml: `python scripts/data.py {name}` prints its digest"
+            )
         if self.baseline is None or self.baseline.status().state is not State.DONE:
             return ""
         weights = Checkpoints(self.baseline.places.checkpoints).best
@@ -92,7 +99,18 @@ def plan_runs(
     return list(planned.values()), config
 
 
+KEPT_KEYS = {
+    "seed": "--seeds has the runs' seeds",
+    "resume": "every call goes on with what is interrupted",
+    "overwrite": "a finished run is not run again",
+}
+"""Keys of train.py that are not the user's to set for runs of a table, and why."""
+
+
 def _check_extra(runs: Sequence[Run], extra: Sequence[str]) -> None:
+    for text in extra:
+        if why := KEPT_KEYS.get(text.lstrip("+~").partition("=")[0]):
+            raise UserError(f"{text} cannot be given for the runs of a table: {why}")
     # One run of each cell: what changes the identity does so whatever the seed.
     for run in {run.cell: run for run in runs}.values() if extra else ():
         baseline = None if run.baseline is None else run.baseline.run_id

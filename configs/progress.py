@@ -42,6 +42,8 @@ def status_text(planned: Sequence[Planned], config: TrainConfig, root: Path) -> 
     known = sum(seconds for seconds in left if seconds is not None)
     words = ["unknown" if s is None else f"~{in_words(s)}" if s else "" for s in left]
     lines = [status_table([plan.name for plan in planned], statuses, words)]
+    obstacles = (plan.obstacle() for plan, s in zip(planned, statuses, strict=True) if s.note == "")
+    lines += dict.fromkeys(filter(None, obstacles))
     if known:
         lines.append(f"left on {device}, one run at a time: about {in_words(known)}")
     models = (p.run.cell.model for p, s in zip(planned, left, strict=True) if s is None)

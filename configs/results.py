@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.compose import CONFIG_DIR
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
-from configs.paper import PaperRow, cell_of
+from configs.paper import PaperRow
 from configs.science import variant_name
 from linearconv.engine.record import identity_hash, read_record
 from linearconv.errors import UserError
@@ -20,6 +20,9 @@ from linearconv.errors import UserError
 Record = dict[str, Any]
 Seeds = Mapping[int, Record]
 """The records that fill one cell, by seed in ascending order."""
+
+RESULTS = CONFIG_DIR.parent / "results"
+"""The repository's own results."""
 
 METRICS = {"best": "test_acc_best", "last": "test_acc_last"}
 """The record's key by the name of the metric."""
@@ -41,8 +44,10 @@ def read_records(folder: Path) -> list[Record]:
     """All records of `folder/runs`, in the order of their names.
 
     Raises:
-        UserError: a damaged record, or two records of the same run.
+        UserError: no such folder, a damaged record, or two records of the same run.
     """
+    if not (folder / "runs").is_dir():
+        raise UserError(f"there are no records: {folder / 'runs'} is not there")
     records: dict[str, Record] = {}
     for path in sorted((folder / "runs").glob("*.json")):
         record = read_record(path)
@@ -57,6 +62,8 @@ def _check_record(path: Path, record: Record) -> None:
     """Refuse a record that lacks what tables, figures and the report read."""
     keys = {"run_id": str, "science": dict, "curve": list, "provenance": list, "best_epoch": int}
     wrong = [key for key, kind in keys.items() if not isinstance(record.get(key), kind)]
+    if not all(isinstance(start, dict) for start in record.get("provenance") or ()):
+        wrong.append("provenance")
     for key in METRICS.values():
         value = record.get(key)
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -70,7 +77,11 @@ def _check_record(path: Path, record: Record) -> None:
 
 
 def _is_epoch(entry: Any) -> bool:
-    return isinstance(entry, dict) and set(entry) >= CURVE
+    return (
+        isinstance(entry, dict)
+        and set(entry) >= CURVE
+        and all(isinstance(entry[name], int | float) for name in CURVE - {"correlation_loss"})
+    )
 
 
 class Results:
@@ -111,8 +122,7 @@ class Results:
 @cache
 def all_cells() -> tuple[Cell, ...]:
     """The cells of all tables, each once, in the order of the tables."""
-    cells = (vars(cell).values() for table in TABLES for cell in table_cells(table))
-    return tuple(dict.fromkeys(cell_of(*values) for values in cells))
+    return tuple(dict.fromkeys(cell for table in TABLES for cell in table_cells(table)))
 
 
 def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:
@@ -145,7 +155,7 @@ def _claimed_cell(science: dict[str, Any]) -> Cell | None:
         variant = science["variant"]
         if not isinstance(science["seed"], int):
             return None
-        return cell_of(
+        return Cell(
             science["model"]["name"],
             variant_name(variant),
             science["dataset"]["name"],
@@ -176,7 +186,7 @@ class Accuracy:
     @property
     def values(self) -> list[float]:
         """Test accuracies in percent, by seed."""
-        return [record[METRICS[self.metric]] for record in self.records.values()]
+        return [self._value(record) for record in self.records.values()]
 
     @property
     def accuracy(self) -> float | None:
@@ -192,31 +202,38 @@ class Accuracy:
     def here(self) -> float | None:
         """What stands against `paper`; None if not run, or not comparable for want of a baseline.
 
-        The mean over the seeds, and where `relative` its difference from the baseline's mean.
+        The mean over the seeds; where `relative`, that of the differences seed by seed, or, if no
+        seed is also one of the baseline's, the difference of the means.
         """
         if not self.records or (self.relative and not self.baseline):
             return None
         if not self.relative:
             return self.accuracy
-        return self.accuracy - statistics.fmean(self._baseline_values)
+        if self.differences:
+            return statistics.fmean(self.differences.values())
+        return self.accuracy - statistics.fmean(map(self._value, self.baseline.values()))
 
     @property
-    def paired(self) -> bool:
-        """Whether the seeds are those of the baseline, so that their differences can be taken."""
-        return list(self.records) == list(self.baseline)
+    def differences(self) -> dict[int, float]:
+        """Accuracy minus the baseline's by seed, of the seeds that both have."""
+        return {
+            seed: self._value(record) - self._value(self.baseline[seed])
+            for seed, record in self.records.items()
+            if seed in self.baseline
+        }
+
+    @property
+    def n(self) -> int:
+        """Number of seeds that `here` is the mean of."""
+        return len(self.differences) or len(self.records)
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation (n - 1) of `here` over the seeds, where there are several.
-
-        Where `relative`, that of the differences seed by seed; None if the seeds differ.
-        """
+        """Sample standard deviation (n - 1) of `here`, where it is the mean of several."""
         if not self.relative:
             return self.spread
-        if not self.paired or len(self.records) < 2:
-            return None
-        pairs = zip(self.values, self._baseline_values, strict=True)
-        return statistics.stdev(value - base for value, base in pairs)
+        differences = self.differences.values()
+        return statistics.stdev(differences) if len(differences) > 1 else None
 
     @property
     def difference(self) -> float | None:
@@ -234,9 +251,8 @@ class Accuracy:
             return "close"
         return "above" if self.difference > 0 else "below"
 
-    @property
-    def _baseline_values(self) -> list[float]:
-        return [record[METRICS[self.metric]] for record in self.baseline.values()]
+    def _value(self, record: Record) -> float:
+        return record[METRICS[self.metric]]
 
 
 def accuracy(results: Results, row: PaperRow, dataset: str, metric: str) -> Accuracy:

@@ -91,39 +91,42 @@ def accuracy_entry(found: Accuracy) -> Entry:
     paper = f"{found.paper:{signed}.1f}"
     if not found.records:
         return Entry(paper, NOT_RUN, "", found.verdict, found)
-    n = len(found.records)
+    count = f"n={found.n}"
     if found.here is None:
-        here = f"{found.accuracy:.2f} absolute (n={n}), baseline not run"
+        here = f"{found.accuracy:.2f} absolute ({count}), baseline not run"
         return Entry(paper, here, "", found.verdict, found)
     spread = "" if found.std is None else f" ± {found.std:.2f}"
-    count = f"n={n}"
-    if found.relative and not found.paired:
-        count += f", baseline n={len(found.baseline)}"
-        count += ", other seeds" if len(found.baseline) == n else ""
+    if found.relative and not found.differences:
+        count += f", baseline n={len(found.baseline)} of other seeds"
+    elif found.n < len(found.records):
+        count += f" of {len(found.records)}: the baseline's seeds"
     here = f"{found.here:{signed}.2f}{spread} ({count})"
     return Entry(paper, here, f"{found.difference:+.2f}", found.verdict, found)
 
 
 def params_entry(row: Row) -> Entry:
-    """Parameters in millions, and how many times the baseline's fewer or more."""
-    return _count_entry(row.params, times_params)
+    """Parameters in millions; in Table 4 with the change relative to the baseline."""
+    return _count_entry(row.params, times_params if row.printed.table == 4 else None)
 
 
 def flops_entry(row: Row) -> Entry:
     """FLOPs of training in billions; those at inference before them where the paper has them."""
-    inference = row.printed.flops_inference_b
+    times, inference = (
+        times_flops if row.printed.table == 4 else None,
+        row.printed.flops_inference_b,
+    )
     if inference is None:
-        return _count_entry(row.flops, times_flops)
-    return _count_entry(row.flops, times_flops, (f"({inference}) ", f"({row.flops_inference}) "))
+        return _count_entry(row.flops, times)
+    return _count_entry(row.flops, times, (f"({inference}) ", f"({row.flops_inference}) "))
 
 
 def _count_entry(
-    count: Count, times: Callable[[Decimal], str], before: tuple[str, str] = ("", "")
+    count: Count, times: Callable[[Decimal], str] | None, before: tuple[str, str] = ("", "")
 ) -> Entry:
     star = "*" if count.additional else ""
     values = (count.paper, count.paper_change), (count.here, count.here_change)
     texts = [
-        f"{star}{'' if relative is None else times(relative)}{prefix}{value}"
+        f"{star}{times(relative) if times and relative is not None else ''}{prefix}{value}"
         for (value, relative), prefix in zip(values, before, strict=True)
     ]
     same = count.difference == 0
@@ -211,23 +214,21 @@ def notes(recipe: str, metric: str) -> list[str]:
     found = [
         "Cells: paper | here | difference (here minus paper).",
         f"Accuracy here: {selection}. Baselines are absolute (%), the other rows in points from "
-        "their baseline; mean ± sample standard deviation over n seeds (of the differences seed "
-        "by seed).",
+        "their baseline, seed by seed; mean ± sample standard deviation over n seeds.",
     ]
     if recipe != "paper":
         found.append(
             f"Trained with recipe={recipe}, not the paper's: the differences show the recipe too."
         )
-    found.append(
-        "Parameters and FLOPs (the paper's convention, one image) are recounted here; (×) is the "
-        "change relative to the baseline, taken at the printed precision."
-    )
+    found.append("Parameters and FLOPs (the paper's convention, one image) are recounted here.")
     return found
 
 
 def own_notes(table: Table) -> list[str]:
     """What a reader of this table needs to know besides."""
     found = []
+    if table.number == 4:
+        found.append("(×) is the change relative to the baseline, taken at the printed precision.")
     if any(row.printed.flops_inference_b for row in table.rows):
         found.append("FLOPs in parentheses are those of inference.")
     if any(row.params.additional for row in table.rows):

@@ -56,13 +56,13 @@ def load_dataset(
         log.info("%s is not there yet: fetching %s", packed_path(spec.name, root), spec.name)
         pack(spec.name, root)
     dataset = read_packed(spec, root)
-    if spec.digest is not None and dataset.digest != spec.digest:
+    if dataset.digest != spec.digest:
         log.warning(
-            "%s holds other images or labels than the published %s (sha256 %s..., expected "
-            "%s...): the run gets an identity of its own and fills no cell of the tables",
+            "%s holds other images or labels than the published %s (sha256 %s..., %s): the run "
+            "gets an identity of its own and fills no cell of the tables",
             packed_path(spec.name, root),
             spec.name,
             dataset.digest[:12],
-            spec.digest[:12],
+            f"expected {spec.digest[:12]}..." if spec.digest else "none is pinned yet",
         )
     return dataset.limited(limit_train, limit_test).hold_out(val_fraction)

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from configs.results import METRICS, Results, recipes
+from configs.results import METRICS, RESULTS, Results, recipes
 from figures import Figure, all_figures
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
@@ -29,15 +29,14 @@ def main() -> int:
     )
     parser.add_argument("--recipe", choices=recipes(), default="paper")
     parser.add_argument("--metric", choices=list(METRICS), default="best")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     args = parser.parse_args()
     folder = args.results_dir / "figures" / ("" if args.recipe == "paper" else args.recipe)
     try:
         for figure in all_figures(Results(args.results_dir, args.recipe), args.metric):
-            if figure.data:
-                write(figure, folder)
+            write(figure, folder)
             print(outcome(figure))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"figures in {folder}, their data in {folder / 'data'}")
@@ -53,11 +52,17 @@ def outcome(figure: Figure) -> str:
 
 
 def write(figure: Figure, folder: Path) -> None:
-    """Write a figure and its data."""
-    for kind in ("pdf", "png"):
-        with atomic_write(folder / f"{figure.name}.{kind}") as file:
+    """Write a figure and its data; one that cannot be drawn leaves none of an earlier call."""
+    images = {kind: folder / f"{figure.name}.{kind}" for kind in ("pdf", "png")}
+    data = folder / "data" / f"{figure.name}.csv"
+    if not figure.data:
+        for path in (*images.values(), data):
+            path.unlink(missing_ok=True)
+        return
+    for kind, path in images.items():
+        with atomic_write(path) as file:
             file.write(figure.render(kind))
-    with atomic_write(folder / "data" / f"{figure.name}.csv") as file:
+    with atomic_write(data) as file:
         file.write(csv_text(figure.data).encode())
 
 

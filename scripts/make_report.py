@@ -21,7 +21,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from configs.benchmarks import Benchmarks, read_benchmarks
 from configs.paper import DATASETS, MODELS
-from configs.results import CLOSE, METRICS, Record, Results, all_cells, read_records, recipes
+from configs.results import (
+    CLOSE,
+    METRICS,
+    RESULTS,
+    Record,
+    Results,
+    all_cells,
+    read_records,
+    recipes,
+)
 from configs.table_text import (
     TITLES,
     Grid,
@@ -77,7 +86,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--metric", choices=list(METRICS), default="best")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = args.results_dir / "report.html"
     try:
@@ -85,11 +94,11 @@ def main() -> int:
         benchmarks = read_benchmarks(args.results_dir)
         sections, unused = read_sections(args.results_dir, records, args.metric, benchmarks)
         page = render(sections, unused, args.metric)
-    except UserError as error:
+        with atomic_write(path) as file:
+            file.write(page.encode())
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    with atomic_write(path) as file:
-        file.write(page.encode())
     print(f"{path}: {len(records)} runs, {len(page.encode()) / 1e6:.1f} MB")
     return 0
 

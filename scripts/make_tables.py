@@ -21,7 +21,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from configs.benchmarks import read_benchmarks
-from configs.results import METRICS, Results, recipes
+from configs.results import METRICS, RESULTS, Results, recipes
 from configs.table_text import (
     NOT_RUN,
     TITLES,
@@ -48,20 +48,19 @@ def main() -> int:
     )
     parser.add_argument("--recipe", choices=recipes(), default="paper")
     parser.add_argument("--metric", choices=list(METRICS), default="best")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"))
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
     args = parser.parse_args()
     try:
         results = Results(args.results_dir, args.recipe)
         benchmarks = read_benchmarks(args.results_dir)
-        found = tables(results, args.metric, benchmarks)
-    except UserError as error:
+        folder = args.results_dir / "tables" / ("" if args.recipe == "paper" else args.recipe)
+        for table in tables(results, args.metric, benchmarks):
+            for kind, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
+                with atomic_write(folder / f"table{table.number}.{kind}") as file:
+                    file.write(text(table).encode())
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    folder = args.results_dir / "tables" / ("" if args.recipe == "paper" else args.recipe)
-    for table in found:
-        for kind, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
-            with atomic_write(folder / f"table{table.number}.{kind}") as file:
-                file.write(text(table).encode())
     for note in benchmarks.notes:
         print(note, file=sys.stderr)
     if results.unused:
@@ -138,7 +137,7 @@ def _csv_line(table: Table, row: Row) -> dict[str, object]:
             f"{name}_paper": row.printed.accuracies[name],
             f"{name}_here": _number(found.here, 4) if found.records else NOT_RUN,
             f"{name}_std": _number(found.std, 4),
-            f"{name}_n": len(found.records),
+            f"{name}_n": found.n,
             f"{name}_n_baseline": len(found.baseline) if found.relative else None,
             f"{name}_difference": _number(found.difference, 4),
             f"{name}_accuracy": _number(found.accuracy, 4),

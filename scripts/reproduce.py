@@ -12,13 +12,18 @@ all are finished; 1: some failed; 2: a mistake; 75: not all are finished yet, ca
 
 from __future__ import annotations
 
+import time
+
+STARTED = time.monotonic()
+"""When the process started (the imports take seconds): --max-minutes counts from here."""
+
 import argparse
 import math
 import shlex
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from signal import SIGTERM, default_int_handler, signal, strsignal
@@ -31,6 +36,7 @@ from configs.plan import Planned, override, plan_runs
 from configs.progress import progress, status_text
 from data import load_dataset
 from linearconv.engine.cluster import Cluster, TrainJob
+from linearconv.engine.files import atomic_write
 from linearconv.engine.record import read_record
 from linearconv.engine.slots import Job, Outcome, Result, Runner, last_line, waiting
 from linearconv.engine.status import State, train_log
@@ -38,9 +44,6 @@ from linearconv.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 """Where train.py is, and where it runs."""
-
-STARTED = time.monotonic()
-"""When the process started: --max-minutes counts from here."""
 
 NARROWED = ("model", "variant", "dataset")
 """What narrows a table down to some of its cells."""
@@ -53,7 +56,7 @@ FOLDERS = {
 }
 """Options that are keys of train.py."""
 
-Results = dict[str, Result]
+Outcomes = dict[str, Result]
 """How each run ended, by its run_id."""
 
 
@@ -101,45 +104,44 @@ def parser() -> argparse.ArgumentParser:
         "--slurm-minutes", type=_count, default=240, metavar="M", help="a job's limit (default 240)"
     )
     add("--slurm-parallel", type=_count, metavar="N", help="jobs at a time")
-    add("--slurm-option", type=_option, action="append", default=[], metavar="KEY=VALUE",
+    add("--slurm-option", type=_option, action="append", default=[], metavar="KEY[=VALUE]",
         help="a further option of sbatch")  # fmt: skip
     return parser
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(filter(None, text.split(","))))
+    return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = tuple(dict.fromkeys(map(int, text.split(","))))
-    if min(seeds) < 0:
-        raise argparse.ArgumentTypeError("seeds must be at least 0")
-    return seeds
+    if not all(map(str.isdecimal, names := _names(text))) or not names:
+        raise argparse.ArgumentTypeError(f"must be numbers like 0,1,2, got {text}")
+    return tuple(dict.fromkeys(map(int, names)))
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(text)
 
 
 def _minutes(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return float(text)
+    with suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
 
 
-def _option(text: str) -> tuple[str, str]:
-    key, found, value = text.partition("=")
-    if not (key and found):
-        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text}")
-    return key.removeprefix("--"), value
+def _option(text: str) -> tuple[str, str | bool]:
+    key, found, value = text.removeprefix("--").partition("=")
+    if not key:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE or KEY, got {text}")
+    return key, value if found else True
 
 
 def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     """Do with these runs what the arguments ask for; returns the exit code."""
     planned, config = plan_runs(runs, [*_options(args), *args.overrides], ROOT)
-    cluster = cluster_of(args, config) if args.slurm else None
     if args.status:
         print(status_text(planned, config, ROOT))
         return 0
@@ -150,6 +152,7 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
             print(shlex.join(["python", "train.py", *plan.overrides]))
         print(summary(planned, results), file=sys.stderr)
         return 0
+    cluster = cluster_of(args, config) if args.slurm else None
     for plan in missing:
         if problem := data_problem(plan.run, config):
             results[plan.name] = Result(Outcome.FAILED, problem)
@@ -171,7 +174,7 @@ def _options(args: argparse.Namespace) -> list[str]:
     return found
 
 
-def settled(planned: Sequence[Planned]) -> Results:
+def settled(planned: Sequence[Planned]) -> Outcomes:
     """The runs that there is nothing to do about now."""
     results = {}
     for plan in planned:
@@ -191,27 +194,26 @@ def data_problem(run: Run, config: TrainConfig) -> str:
 
 
 @cache
-def _data_problem(name: str, expected: str | None, root: str) -> str:
+def _data_problem(name: str, expected: str, root: str) -> str:
     try:
         found = load_dataset(dataset_config(name), ROOT / root).digest
     except UserError as error:
         return str(error)
     if found == expected:
         return ""
-    published = "is not pinned in" if expected is None else f"{expected} is pinned in"
     return (
-        f"the data in {ROOT / root} has the digest {found}, and the published one {published} "
-        f"configs/dataset/{name}.yaml: runs on it fill no cell"
+        f"the data in {ROOT / root} has the digest {found} instead of the published {expected}: "
+        "runs on it fill no cell"
     )
 
 
 def train(
     planned: Sequence[Planned],
     missing: Sequence[Planned],
-    results: Results,
+    results: Outcomes,
     config: TrainConfig,
     args: argparse.Namespace,
-) -> Results:
+) -> Outcomes:
     """Train the missing runs on this machine; returns how all of `planned` ended."""
     by_name = {plan.name: plan for plan in planned}
     limit = 60 * args.max_minutes
@@ -252,7 +254,7 @@ def _say(line: str) -> None:
 
 def judge(plan: Planned, code: int) -> Result:
     """How a run's process ended, from its exit code and what it left."""
-    status, line = plan.status(), last_line(train_log(plan.places))
+    status = plan.status()
     if status.state is State.DONE:
         record = read_record(plan.places.record)
         return Result(Outcome.FINISHED, f"best test accuracy {record['test_acc_best']:.2f} %")
@@ -260,10 +262,10 @@ def judge(plan: Planned, code: int) -> Result:
         return Result(Outcome.OUT_OF_TIME, f"after epoch {status.epoch} of {status.epochs}")
     if code == INTERRUPTED:
         return Result(Outcome.INTERRUPTED, f"after epoch {status.epoch} of {status.epochs}")
-    if code == 0 and "is being worked on by" in line:
-        return Result(Outcome.ELSEWHERE, line.partition("worked on by ")[2])
+    if code == 0 and status.state is State.RUNNING:
+        return Result(Outcome.ELSEWHERE, status.note)
     how = f"killed by signal {-code} ({strsignal(-code)})" if code < 0 else f"exit code {code}"
-    return Result(Outcome.FAILED, f"{how}: {line}")
+    return Result(Outcome.FAILED, f"{how}: {last_line(train_log(plan.places)) or 'no output'}")
 
 
 def cluster_of(args: argparse.Namespace, config: TrainConfig) -> Cluster:
@@ -285,43 +287,61 @@ def cluster_of(args: argparse.Namespace, config: TrainConfig) -> Cluster:
     )
 
 
-def submit(cluster: Cluster, missing: Sequence[Planned], results: Results, minutes: int) -> Results:
-    """Submit the missing runs as jobs of so many minutes; returns what is known of all runs."""
+def submit(
+    cluster: Cluster, missing: Sequence[Planned], results: Outcomes, minutes: int
+) -> Outcomes:
+    """Submit the missing runs as jobs of so many minutes; returns what is known of all runs.
+
+    Those that an earlier call submitted and that are still in the queue are left there.
+    """
     results = dict(results)
     # Stopping by itself, at an epoch's end, a run loses nothing to the limit.
     limit = _time_argument(60 * max(minutes / 2, minutes - 5))
-    ids: dict[str, str] = {}
-    for plans, after in _stages(missing, results):
+    queue = cluster.queue()
+    ids = {plan.name: job_id for plan in missing if (job_id := _last_job(plan)) in queue}
+    for name, job_id in ids.items():
+        results[name] = Result(Outcome.SUBMITTED, f"job {job_id} is in the queue already")
+    for plans in _stages([plan for plan in missing if plan.name not in ids]):
+        after = plans[0].baseline and plans[0].baseline.name
+        before = results.get(after)
+        if before is not None and before.outcome not in (Outcome.FINISHED, Outcome.SUBMITTED):
+            results |= {plan.name: waiting(after, before) for plan in plans}
+            continue
         jobs = [
             TrainJob((*job.command, *limit), ROOT, job.log, plan.places.record)
             for plan, job in zip(plans, map(_job, plans), strict=True)
         ]
-        for plan, job_id in zip(plans, cluster.submit(jobs, after=ids.get(after)), strict=True):
+        try:
+            submitted = cluster.submit(jobs, after=ids.get(after))
+        except UserError as error:
+            results |= {plan.name: Result(Outcome.FAILED, str(error)) for plan in plans}
+            continue
+        for plan, job_id in zip(plans, submitted, strict=True):
             ids[plan.name] = job_id
             results[plan.name] = Result(Outcome.SUBMITTED, f"job {job_id}, log {_job(plan).log}")
+            with atomic_write(_job_file(plan)) as file:
+                file.write(job_id.encode())
     return results
 
 
-def _stages(
-    missing: Sequence[Planned], results: Results
-) -> Iterator[tuple[list[Planned], str | None]]:
-    """One array of all that can start at once, then each run that waits for one of these."""
-    names = {plan.name for plan in missing}
-    later = [plan for plan in missing if plan.baseline is not None and plan.baseline.name in names]
-    first = []
-    for plan in missing:
-        before = plan.baseline and results.get(plan.baseline.name)
-        if before and before.outcome is not Outcome.FINISHED:
-            results[plan.name] = waiting(plan.baseline.name, before)
-        elif plan not in later:
-            first.append(plan)
-    if first:
-        yield first, None
-    for plan in later:
-        yield [plan], plan.baseline.name
+def _stages(plans: Sequence[Planned]) -> list[list[Planned]]:
+    """One array of all runs that start from no other, then each that does."""
+    first = [plan for plan in plans if plan.baseline is None]
+    later = [[plan] for plan in plans if plan.baseline is not None]
+    return [first, *later] if first else later
 
 
-def summary(planned: Sequence[Planned], results: Results) -> str:
+def _job_file(plan: Planned) -> Path:
+    """Where the id of the last job is noted that was to train a run."""
+    return plan.places.log / "slurm-job"
+
+
+def _last_job(plan: Planned) -> str | None:
+    path = _job_file(plan)
+    return path.read_text().strip() if path.exists() else None
+
+
+def summary(planned: Sequence[Planned], results: Outcomes) -> str:
     """The number of runs that ended in each way, and what is to be said of the others."""
     counts = Counter(result.outcome for result in results.values())
     counts["to do"] = len(planned) - len(results)
@@ -336,7 +356,7 @@ def summary(planned: Sequence[Planned], results: Results) -> str:
     return "\n".join(lines)
 
 
-def exit_code(results: Results) -> int:
+def exit_code(results: Outcomes) -> int:
     """What the results come to; see `configs.cli`."""
     outcomes = {result.outcome for result in results.values()}
     for outcome, code in (
@@ -344,6 +364,7 @@ def exit_code(results: Results) -> int:
         (Outcome.OUT_OF_TIME, OUT_OF_TIME),
         (Outcome.FAILED, FAILED),
         (Outcome.ELSEWHERE, OUT_OF_TIME),
+        (Outcome.SUBMITTED, OUT_OF_TIME),
     ):
         if outcome in outcomes:
             return code

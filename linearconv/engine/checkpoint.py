@@ -99,7 +99,13 @@ class Checkpoints:
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, all or nothing."""
     with atomic_write(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch hides the system's own reason, a full disk say, behind an inner one of its own.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path) -> dict[str, Any]:

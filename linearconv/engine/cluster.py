@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import os
 import shutil
 import signal
@@ -120,9 +121,9 @@ class Cluster:
     Args:
         folder: for submitit's files and the jobs' output; seen by all hosts.
         minutes: time limit of a job, after which it is requeued.
-        parallel: how many jobs of an array may run at a time; None: the cluster's choice.
+        parallel: how many jobs of an array may run at a time; None: submitit's 256.
         partition: the cluster's partition, or None for its default.
-        options: further options of sbatch, without the dashes.
+        options: further options of sbatch, without the dashes; True for one without a value.
         name: "slurm", or submitit's "local", which runs jobs here at once.
 
     Raises:
@@ -136,7 +137,7 @@ class Cluster:
         minutes: int,
         parallel: int | None = None,
         partition: str | None = None,
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, str | bool] | None = None,
         name: str = "slurm",
     ) -> None:
         try:
@@ -145,12 +146,13 @@ class Cluster:
             raise UserError(
                 "submitting to Slurm needs submitit: pip install -e '.[slurm]'"
             ) from None
-        missing = [tool for tool in ("sbatch", "srun") if shutil.which(tool) is None]
+        missing = [tool for tool in ("sbatch", "srun", "squeue") if shutil.which(tool) is None]
         if name == "slurm" and missing:
             raise UserError(
                 f"{missing[0]} is not there: --slurm is for the login node of a Slurm cluster; "
                 "without it, the runs are trained on this machine"
             )
+        self._name = name
         self._executor = submitit.AutoExecutor(
             folder, cluster=name, **{f"{name}_max_num_timeout": REQUEUES}
         )
@@ -168,9 +170,31 @@ class Cluster:
         Args:
             jobs: what to run.
             after: id of a job that must have finished before; if it fails, these are dropped.
+
+        Raises:
+            UserError: the cluster refused them; the message is its own.
         """
+        from submitit.core.utils import FailedJobError
+
         options = dict(self._options)
         if after is not None:
             options |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
         self._executor.update_parameters(**self._parameters, slurm_additional_parameters=options)
-        return [job.job_id for job in self._executor.submit_array(jobs)]
+        try:
+            return [job.job_id for job in self._executor.submit_array(jobs)]
+        except FailedJobError as error:
+            raise UserError(f"the cluster refused the jobs: {error}") from None
+
+    def queue(self) -> set[str]:
+        """The ids of this user's jobs that wait or run.
+
+        Raises:
+            UserError: the cluster does not tell.
+        """
+        if self._name != "slurm":
+            return set()
+        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise UserError(f"squeue does not tell what is queued: {done.stderr.strip()}")
+        return set(done.stdout.split())

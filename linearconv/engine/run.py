@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from linearconv.engine.filters import filter_artifacts
 from linearconv.engine.loop import Batches, Speed, Training, TrainSettings, fit
 from linearconv.engine.record import build_record, read_record, write_artifacts, write_record
 from linearconv.engine.reporting import TensorBoard, console
+from linearconv.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,20 @@ class Places:
     def log(self) -> Path:
         """The folder of the TensorBoard log."""
         return self.log_dir / self.run_id
+
+    def make(self) -> None:
+        """Make the folders, now rather than after hours of training.
+
+        Raises:
+            UserError: one cannot be made or written into.
+        """
+        for folder in (self.record.parent, self.artifacts.parent, self.checkpoints, self.log):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise UserError(f"{folder} cannot be written into: {error.strerror}") from None
 
     def finished(self) -> dict[str, Any] | None:
         """The run's record, or None while it is not finished."""
@@ -105,7 +121,9 @@ def execute(
 
     Raises:
         Locked: another live process works on the run.
+        UserError: a folder of `places` cannot be written into.
     """
+    places.make()
     with lock(places.checkpoints / "lock"):
         finished = places.finished()
         if finished is not None and not restart.overwrite:

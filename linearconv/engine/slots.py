@@ -121,6 +121,7 @@ class Runner:
         self.results = dict(settled or {})
         self._names = {job.name for job in jobs} | set(self.results)
         self._attempts = dict.fromkeys(self._names, 0)
+        self._failures: dict[str, Result] = {}  # of jobs that are to be tried once more
         self._running: list[_Running] = []
         self._judge, self._cwd, self._time_argument = judge, cwd, time_argument
         self._deadline, self._overtime = deadline, overtime
@@ -195,6 +196,7 @@ class Runner:
         again = again and self._stopped is None
         if again:
             self._queue.append(job)
+            self._failures[job.name] = result
         else:
             self.results[job.name] = result
         line = f"{result.outcome} {job.name}: {result.message}"
@@ -205,9 +207,9 @@ class Runner:
     def _fill(self) -> None:
         late = time.monotonic() >= self._deadline
         if self._stopped is not None or late:
-            outcome = self._stopped or Outcome.OUT_OF_TIME
+            result = Result(self._stopped or Outcome.OUT_OF_TIME, "not started")
             for job in self._queue:
-                self.results[job.name] = Result(outcome, "not started")
+                self.results[job.name] = self._failures.get(job.name, result)
             self._queue.clear()
         while self._free and (job := self._next()) is not None:
             self._start(job, self._free.pop(0))
@@ -267,9 +269,13 @@ def mark(log: Path, text: str) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line that a process itself has written into its log, or ""."""
-    lines = [line for line in tail(log) if not line.startswith(MARK)]
-    return lines[-1] if lines else ""
+    """The last line that the last process itself has written into its log, or ""."""
+    for line in reversed(tail(log)):
+        if not line.startswith(MARK):
+            return line
+        if line.removeprefix(f"{MARK} ") not in set(Outcome):
+            break  # where that process was started
+    return ""
 
 
 def last_failed(log: Path) -> bool:

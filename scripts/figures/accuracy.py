@@ -210,7 +210,7 @@ def _draw_alpha(points: list[Point], rows: list[PaperRow]) -> Canvas:
     for axes, label in zip(panels, labels, strict=True):
         axes.set_ylabel(label)
         axes.grid(color="#dddddd", linewidth=0.5)
-    panels[0].legend(loc="lower right")
+    panels[0].legend(loc="best")
     panels[2].set_xlabel("alpha")
     panels[2].set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     canvas.align_ylabels(panels)

@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from configs.experiments import Cell
 from configs.paper import DATASETS, MODELS
@@ -77,6 +78,7 @@ def _draw_curves(curves: Curves) -> Canvas:
     correlation.set_ylabel("Correlation loss")
     for axes in (accuracy, correlation):
         axes.set_xlabel("Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#dddddd", linewidth=0.5)
     _focus(accuracy, curves)
     if correlation.lines:

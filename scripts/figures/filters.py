@@ -211,7 +211,8 @@ def _draw_filters(runs: list[Filters]) -> Canvas:
         for axes, part in ((left, images[:split]), (right, images[split:])):
             axes.axis("off")
             axes.imshow(_mosaic(part, rows, columns), interpolation="nearest", rasterized=True)
-        left.text(-0.02, 0.5, run.variant, transform=left.transAxes, ha="right", va="center")
+        name = run.variant if split < len(run.filters) else f"{run.variant},\nall"
+        left.text(-0.02, 0.5, name, transform=left.transAxes, ha="right", va="center")
     panels[0][0].set_title("primary (stored)")
     if any(run.primary[0] < len(run.filters) for run in runs):
         panels[0][1].set_title("secondary (generated)")

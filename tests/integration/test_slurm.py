@@ -119,7 +119,8 @@ def slurm(tmp_path, monkeypatch):
         f"cd {tools}; n=$(ls | grep -c given); cp $1 given$n\n"
         "echo Submitted batch job $((100 + n))\n"
     )
-    for name, text in (("sbatch", script), ("srun", "#!/bin/sh\n")):
+    queue = f"#!/bin/sh\ncat {tools}/queue 2> /dev/null; true\n"
+    for name, text in (("sbatch", script), ("srun", "#!/bin/sh\n"), ("squeue", queue)):
         (tools / name).write_text(text)
         (tools / name).chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
@@ -133,11 +134,12 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
     outcome = command(
         [baseline, basis, other], "--slurm", "--slurm-partition", "gpu", "--slurm-minutes", "100",
         "--slurm-parallel", "1", "--slurm-option", "account=mine", "--slurm-option=--mem=8G",
+        "--slurm-option", "exclusive",
     )  # fmt: skip
-    assert outcome.code == 0, outcome.err
+    assert outcome.code == 75, outcome.err
     array, after = slurm()
-    for flag in ("array=0-1%1", "partition=gpu", "time=100", "account=mine", "mem=8G", "requeue",
-                 "gpus-per-node=1", "signal=USR2@90", "open-mode=append"):  # fmt: skip
+    for flag in ("array=0-1%1", "partition=gpu", "time=100", "account=mine", "mem=8G", "exclusive",
+                 "requeue", "gpus-per-node=1", "signal=USR2@90", "open-mode=append"):  # fmt: skip
         assert f"#SBATCH --{flag}\n" in array, array
     assert "dependency" not in array and "--array" not in after
     assert "#SBATCH --dependency=afterok:100_0\n" in after
@@ -154,10 +156,42 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
 
 def test_a_cpu_or_own_gpu_options_leave_the_gpu_out(command, slurm):
     run = small_run()
-    assert command([run], "--slurm", "--device", "cpu").code == 0
-    assert command([run], "--slurm", "--slurm-option", "gres=gpu:a100:1").code == 0
+    assert command([run], "--slurm", "--device", "cpu").code == 75
+    assert command([run], "--slurm", "--slurm-option", "gres=gpu:a100:1").code == 75
     assert not any("gpus-per-node" in text for text in slurm())
     assert "#SBATCH --gres=gpu:a100:1\n" in slurm()[1]
+
+
+def test_what_is_in_the_queue_is_not_submitted_again(command, slurm, tmp_path):
+    baseline = small_run("vgg11", size=TINY)
+    basis = small_run("vgg11_basis", size=TINY, baseline=baseline)
+    other = small_run()
+    assert command([baseline, other], "--slurm").code == 75
+    (tmp_path / "bin/queue").write_text("100_0\n7\n")  # the other one has left it, unfinished
+    outcome = command([baseline, basis, other], "--slurm", "--device", "cuda")
+    assert outcome.code == 75 and "submitted: job 100_0 is in the queue already" in outcome.out
+    _, again, after = slurm()
+    assert "--array" not in again and "dependency" not in again
+    assert "#SBATCH --dependency=afterok:100_0\n" in after
+    (tmp_path / "bin/queue").write_text("100_0\n101\n102\n")
+    assert command([baseline, basis, other], "--slurm").code == 75 and len(slurm()) == 3
+
+
+def test_what_the_cluster_refuses_is_said_beside_what_it_took(command, slurm, tmp_path):
+    sbatch = tmp_path / "bin/sbatch"
+    script = sbatch.read_text()
+    refusal = "grep -q dependency $1 && echo sbatch: error: no dependencies here >&2 && exit 1\n"
+    sbatch.write_text(script.replace("cd ", refusal + "cd ", 1))
+    baseline = small_run("vgg11", size=TINY)
+    basis = small_run("vgg11_basis", size=TINY, baseline=baseline)
+    outcome = command([baseline, basis], "--slurm")
+    assert outcome.code == 1 and "1 failed, 1 submitted" in outcome.out
+    assert "submitted: job 100" in outcome.out
+    assert "failed: the cluster refused the jobs: sbatch: error: no dep" in outcome.out
+    assert "Traceback" not in outcome.err
+    sbatch.write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2; exit 1\n")
+    outcome = command([small_run()], "--slurm")
+    assert outcome.code == 1 and "invalid partition" in outcome.out
 
 
 def test_what_is_missing_is_named(command, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import compose
+from configs.checks import check_ready
 from linearconv.errors import UserError
 
 BASE = ["model=base", "variant=Lr"]
@@ -42,7 +43,6 @@ BASE = ["model=base", "variant=Lr"]
         ([*BASE, "precision=fp8"], ["precision", "tf32, fp32, bf16", "fp8"]),
         ([*BASE, "device=gpu"], ["device", "auto, cpu, cuda or cuda:N", "gpu"]),
         ([*BASE, "device=cpu:1"], ["device", "cpu:1"]),
-        ([*BASE, "device=cuda:99"], ["device=cuda:99 is not there"]),
         ([*BASE, "runtime.execution=fused"], ["runtime.execution", "auto, generate, factored"]),
         ([*BASE, "recipe.epochs=0"], ["recipe.epochs", "above 0"]),
         ([*BASE, "recipe.batch_size=-1"], ["recipe.batch_size", "above 0"]),
@@ -73,6 +73,12 @@ def test_train_mistakes(overrides, words):
     for word in words:
         assert word in str(error.value)
     assert "object_type" not in str(error.value)  # nothing of the libraries' internals
+
+
+def test_a_device_must_be_there_where_it_is_to_train_alone():
+    config = compose([*BASE, "device=cuda:99"])  # on a cluster's login node, say
+    with pytest.raises(UserError, match=r"device=cuda:99 is not there: torch sees \d+ CUDA device"):
+        check_ready(config)
 
 
 @pytest.mark.parametrize(

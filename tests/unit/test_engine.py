@@ -536,3 +536,15 @@ def test_kept_memory_is_not_faulted_in_again():
         outcomes[mode] = tuple(map(float, done.stdout.split()))
     assert outcomes["keep"][0] == outcomes["return"][0]
     assert outcomes["keep"][1] < 0.25 * outcomes["return"][1]
+
+
+def test_a_full_disk_is_named_when_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """torch itself reports an inner failure that follows from it."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr(
+        checkpoints_module, "atomic_write", lambda path: full.open("wb", buffering=0)
+    )
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoints_module.save(tmp_path / "x.pt", {"weights": torch.zeros(10**6)})

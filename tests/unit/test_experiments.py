@@ -94,10 +94,23 @@ def test_extra_overrides_that_keep_the_runs_are_passed_on(table2):
     assert config.runtime.execution == "auto"
 
 
-@pytest.mark.parametrize("extra", ["recipe.epochs=3", "alpha=0.25", "seed=5", "precision=fp32"])
+@pytest.mark.parametrize("extra", ["recipe.epochs=3", "alpha=0.25", "precision=fp32"])
 def test_extra_overrides_that_make_other_runs_are_refused(table2, extra):
     with pytest.raises(UserError, match=r"fill no cell.*train\.py -m"):
         plan_runs(table2, [extra], Path())
+
+
+@pytest.mark.parametrize("extra", ["seed=0", "overwrite=true", "++resume=false"])
+def test_what_is_not_the_users_to_set_is_refused(table2, extra):
+    with pytest.raises(UserError, match="cannot be given for the runs of a table: "):
+        plan_runs(table2, [extra], Path())
+
+
+def test_runs_on_data_that_is_not_pinned_have_an_obstacle():
+    runs = select_runs([4], model=["base"], variant=["Conv"], dataset=["svhn", "cifar10"])
+    plans = {plan.run.cell.dataset: plan for plan in plan_runs(runs, [], Path("/elsewhere"))[0]}
+    assert "not pinned in configs/dataset/svhn.yaml" in plans["svhn"].obstacle()
+    assert plans["cifar10"].obstacle() == ""
 
 
 def test_what_starts_from_a_baseline_is_told_where_it_lies():

@@ -9,7 +9,7 @@ import pytest
 from configs import compose
 from configs.benchmarks import read_benchmarks
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
-from configs.paper import cell_of, change, paper_rows
+from configs.paper import change, paper_rows
 from configs.results import Accuracy, Results, read_records
 from configs.table_text import accuracy_entry, times_flops, times_params
 from linearconv.errors import UserError
@@ -31,7 +31,7 @@ def test_every_printed_accuracy_is_a_cell_of_its_experiment_file():
         printed = {
             row.cell(name) for row in paper_rows() if row.table == table for name in row.accuracies
         }
-        assert printed == {cell_of(*vars(cell).values()) for cell in table_cells(table)}
+        assert printed == set(table_cells(table))
 
 
 def test_exact_identity_fills_a_cell_whatever_the_seed(tmp_path):
@@ -148,12 +148,14 @@ def test_relative_accuracy_by_hand():
     assert accuracy_entry(found).parts == ["-0.5", "-1.00 ± 1.00 (n=3)", "-0.50"]
 
 
-def test_unequal_seeds_have_no_deviation_and_say_both_numbers():
-    found = accuracy([(89, 1), (90, 1)], [(90, 1)])["best"]
-    assert found.here == pytest.approx(-0.5) and found.std is None
-    assert accuracy_entry(found).here == "-0.50 (n=2, baseline n=1)"
+def test_unequal_seeds_are_compared_by_those_in_common():
+    found = accuracy([(89, 1), (91, 1), (50, 1)], [(90, 1), (90, 1)])["best"]
+    assert found.here == pytest.approx(0) and found.std == pytest.approx(2**0.5)  # of -1, 1
+    assert accuracy_entry(found).here == "+0.00 ± 1.41 (n=2 of 3: the baseline's seeds)"
+    found = accuracy([(89, 1)], [(90, 1), (0, 1)])["best"]
+    assert accuracy_entry(found).here == "-1.00 (n=1)"
     found = accuracy([(89, 1)], [(90, 1)], baseline_first=5)["best"]
-    assert accuracy_entry(found).here == "-1.00 (n=1, baseline n=1, other seeds)"
+    assert accuracy_entry(found).here == "-1.00 (n=1, baseline n=1 of other seeds)"
 
 
 def test_what_has_not_run_is_never_filled():
@@ -227,4 +229,4 @@ def test_benchmarks(tmp_path):
 
 def test_the_default_alpha_of_cells_is_the_configs():
     alpha = compose(["model=base", "variant=Lr"]).alpha
-    assert cell_of("base", "Lr", "cifar10", alpha) == LINEAR
+    assert Cell("base", "Lr", "cifar10", alpha) == LINEAR

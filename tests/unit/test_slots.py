@@ -112,6 +112,17 @@ def test_out_of_time_stops_what_runs_and_starts_nothing_new(job, run):
     assert not last_failed(jobs[0].log)
 
 
+def test_a_failure_is_not_hidden_by_the_time_limit(job, run):
+    results = run([job("bad", "sleep 0.5; exit 1")], deadline=time.monotonic() + 0.2, overtime=9.0)
+    assert outcomes(results) == {"bad": "failed"}
+
+
+def test_a_silent_process_is_not_given_its_predecessors_words(job, run):
+    silent = job("silent", "[ -e said ] && exit 1; touch said; echo an old message; exit 1")
+    assert run([silent])["silent"].message == "1: "
+    assert "an old message" in silent.log.read_text()
+
+
 def signalled(*after: float) -> None:
     """Send SIGTERM to this process so many seconds from now."""
     for seconds in after:
