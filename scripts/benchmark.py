@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -467,13 +467,20 @@ def text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: list[dict[str, Any]]) -> Path:
-    """Save rows in the device's file, in the place of older ones of the same networks."""
-    device = re.sub(r"[^a-z0-9]+", "-", rows[0]["device"].lower()).strip("-")
-    path = RESULTS / f"{device}-torch{torch.__version__.partition('+')[0]}.csv"
+KEYS = ("model", "variant", "mode", "precision")
+"""What tells the rows of a file apart."""
+
+
+def write(
+    rows: list[dict[str, Any]], folder: Path | None = None, keys: Sequence[str] = KEYS
+) -> Path:
+    """Save rows in the device's file in a folder, in the place of older ones with the same keys."""
+    words = re.sub(r"[^a-z0-9]+", "-", rows[0]["device"].lower()).strip("-")
+    name = f"{words}-torch{torch.__version__.partition('+')[0]}.csv"
+    path = (folder or RESULTS) / name
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(row[name] for name in ("model", "variant", "mode", "precision"))
+        return tuple(str(row[name]) for name in keys)
 
     kept: list[dict[str, Any]] = []
     if path.exists():

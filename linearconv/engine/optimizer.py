@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+class _Adam(torch.optim.Adam):
+    """torch's Adam without its decorators, which tell torch's compiler to keep out.
+
+    Nothing is compiled here, and the compiler's import alone takes more than a second.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 def adam(model: nn.Module, lr: float, *, fused: bool) -> torch.optim.Adam:
@@ -18,11 +32,11 @@ def adam(model: nn.Module, lr: float, *, fused: bool) -> torch.optim.Adam:
             device, so that a captured step sees them change. Equal up to rounding.
     """
     if not fused:
-        return torch.optim.Adam(model.parameters(), lr=lr)
+        return _Adam(model.parameters(), lr=lr)
     weight = next(model.parameters())
     on_cuda = weight.device.type == "cuda"  # whose kernel takes a float32 rate alone
     rate = torch.tensor(lr, dtype=torch.float32 if on_cuda else weight.dtype, device=weight.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=on_cuda)
+    optimizer = _Adam(model.parameters(), lr=rate, fused=True, capturable=on_cuda)
     # The steps before a capture are eager on purpose: no warning that they might be faster.
     optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer

@@ -201,7 +201,8 @@ def _draw_filters(runs: list[Filters]) -> Canvas:
     columns = 16
     counts = [max(run.primary[0], len(run.filters) - run.primary[0]) for run in runs]
     heights = [-(-count // columns) for count in counts]
-    canvas = Canvas(figsize=(DOUBLE, 0.45 + 0.24 * sum(heights) + 0.08 * len(runs)))
+    canvas = Canvas(figsize=(DOUBLE, 0.35 + 0.2 * sum(heights) + 0.08 * len(runs)))
+    canvas.set_layout_engine("constrained", wspace=0.04, hspace=0.02)
     panels = canvas.subplots(len(runs), 2, squeeze=False, height_ratios=heights)
     for (left, right), run, rows in zip(panels, runs, heights, strict=True):
         largest = np.abs(run.filters).max(axis=(1, 2, 3), keepdims=True)

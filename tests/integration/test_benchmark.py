@@ -49,6 +49,18 @@ def test_a_step_stays_below_the_bar_of_device_operations(rows):
     assert 60 < counts["Conv"] < counts["LRr"] < 130
 
 
+def test_slots_are_measured_together():
+    done = run("benchmark_slots.py", *TINY, "--slots", "1,2")
+    assert done.returncode == 0, done.stderr
+    title, one, two = done.stdout.splitlines()
+    assert title.startswith("base-Conv on ")
+    assert one.startswith("1 at once") and one.endswith("x1.00")
+    assert two.startswith("2 at once") and float(two.partition(", x")[2]) > 0
+    for arguments, words in ((["--slots", "0"], "--slots must be"), (["--model", "x"], "base")):
+        done = run("benchmark_slots.py", *arguments)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
 def test_mistakes_are_one_message():
     for arguments, words in (
         (("--modes", "slow"), "--modes takes usual, fast"),
