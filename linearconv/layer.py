@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from linearconv.combine import append_combinations
 
 EXECUTIONS = ("auto", "generate", "factored")
+MACS_PER_OUTPUT = 64
+"""Multiply-adds that combining must save for each output value, since each is moved once more;
+measured with scripts/benchmark_layers.py on a CPU."""
 INITS = ("released", "variance_preserving")
 
 
@@ -76,7 +79,8 @@ class LinearConv2d(nn.Conv2d):
         execution: how the output is computed, equal up to rounding. "generate" builds the
             weight and convolves once (the paper). "factored" (G = 1 only) convolves with the
             primary filters and combines their outputs, about half the multiply-adds. "auto"
-            takes "factored" where G = 1 and P < KH * KW * C, else "generate".
+            takes "factored" where G = 1 and it saves at least 64 multiply-adds for each output
+            value: S * KH * KW * C - (P * S or (P + S) * R) >= 64 * F.
         init: "released" as in the authors' code (Xavier uniform primary filters, the rest
             uniform in +-0.1) or "variance_preserving": every filter, generated ones included,
             has the variance that `torch.nn.Conv2d` would give it.
@@ -163,8 +167,11 @@ class LinearConv2d(nn.Conv2d):
             return self.execution
         # Depends on the weight's shape alone, never on the input's, so that torch.export and
         # torch.compile do not specialise on a batch or image size.
-        profitable = self.groups == 1 and self.primary.shape[0] < self.primary[0].numel()
-        return "factored" if profitable else "generate"
+        secondary = self.out_channels - self.primary.shape[0]
+        combining = sum(factor.numel() for factor in self.factors)
+        saved = secondary * self.primary[0].numel() - combining
+        worth_it = saved >= MACS_PER_OUTPUT * self.out_channels
+        return "factored" if self.groups == 1 and worth_it else "generate"
 
     def reset_parameters(self) -> None:
         """Draw all parameters, the bias included, from torch's global generator."""

@@ -49,6 +49,18 @@ def test_a_step_stays_below_the_bar_of_device_operations(rows):
     assert 60 < counts["Conv"] < counts["LRr"] < 130
 
 
+def test_layers_are_timed_in_both_executions():
+    done = run("benchmark_layers.py", "--model", "base", "--rounds", "1", "--batch-size", "4")
+    assert done.returncode == 0, done.stderr
+    title, header, *layers, last = done.stdout.splitlines()
+    assert title.startswith("base-LRr on ") and header.split()[0] == "layer"
+    chosen = {line.split()[0]: line.split()[6] for line in layers}
+    assert chosen == {"conv1": "generate"} | dict.fromkeys(("conv2", "conv3", "conv4"), "factored")
+    assert "of 4 choices are slower" in last
+    done = run("benchmark_layers.py", "--model", "base", "--rounds", "0")
+    assert done.returncode == 2 and "--rounds" in done.stderr
+
+
 def test_slots_are_measured_together():
     done = run("benchmark_slots.py", *TINY, "--slots", "1,2")
     assert done.returncode == 0, done.stderr

@@ -150,7 +150,7 @@ def assert_same_end(a: Training, b: Training, tolerance: float) -> None:
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_fast_and_reference_have_one_trajectory(name, variant, digits):
     plain, expected = reference(name, variant, digits)
-    fast = training(name, variant, FAST, "auto")
+    fast = training(name, variant, FAST, "factored")
     losses = trajectory(fast, EagerSteps(fast.step, batches(ResidentBatches, digits)))
     assert losses == pytest.approx(expected, rel=1e-9)
     assert_same_end(fast, plain, 1e-6)
@@ -182,9 +182,9 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits):
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_captured_steps_are_the_eager_ones(name, variant, digits):
     """Captured as a CUDA graph would, here by a tape: see linearconv/engine/tape.py."""
-    eager = training(name, variant, FAST, "auto")
+    eager = training(name, variant, FAST, "factored")
     expected = trajectory(eager, EagerSteps(eager.step, batches(ResidentBatches, digits)))
-    captured = training(name, variant, FAST, "auto")
+    captured = training(name, variant, FAST, "factored")
     with captured.rewritten():
         steps, note = checked_capture(captured.step, batches(ResidentBatches, digits), tape)
     assert note.startswith("captured (")
@@ -197,7 +197,7 @@ def test_the_first_step_agrees_in_single_precision(name, variant, digits):
     outcomes = []
     for speed, execution, way in (
         (PLAIN, "generate", ReferenceBatches),
-        (FAST, "auto", ResidentBatches),
+        (FAST, "factored", ResidentBatches),
     ):
         run = training(name, variant, speed, execution, torch.float32)
         images, labels = next(batches(way, digits, torch.float32).train(0))

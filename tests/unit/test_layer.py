@@ -79,10 +79,12 @@ def test_every_alpha_of_table_2_is_accepted():
 
 
 def test_auto_depends_on_the_shape_alone():
-    assert LinearConv2d(6, 8, 3).resolved_execution == "factored"  # P = 4 < 54
-    assert LinearConv2d(6, 8, 3, groups=2).resolved_execution == "generate"
-    assert LinearConv2d(3, 8, 1).resolved_execution == "generate"  # P = 4 >= 3
-    assert LinearConv2d(5, 8, 1).resolved_execution == "factored"  # P = 4 < 5
+    # S D - P S = 64 F at 132 channels, and with a rank S D - (P + S) R.
+    assert LinearConv2d(132, 8, 1).resolved_execution == "factored"
+    assert LinearConv2d(131, 8, 1).resolved_execution == "generate"
+    assert LinearConv2d(132, 8, 1, groups=2).resolved_execution == "generate"
+    assert LinearConv2d(130, 8, 1, rank=1).resolved_execution == "factored"
+    assert LinearConv2d(129, 8, 1, rank=1).resolved_execution == "generate"
 
 
 def test_set_execution_leaves_grouped_layers_generating():
@@ -252,7 +254,7 @@ def test_meta_device(images):
 
 
 def test_repr_names_what_was_chosen():
-    text = repr(LinearConv2d(6, 8, 3, alpha=0.25, rank=2))
+    text = repr(LinearConv2d(60, 8, 3, alpha=0.25, rank=2))
     assert "alpha=0.25, rank=2, factored" in text
 
 

@@ -1,0 +1,173 @@
+"""Where `execution=auto` chooses the slower way: each LinearConv layer's two executions, timed.
+
+    python scripts/benchmark_layers.py --model vgg11 --variant LRr
+    python scripts/benchmark_layers.py --model resnet18 --write    # results/benchmarks/layers/*.csv
+
+A layer is timed alone, forward and backward, on random inputs of the shape that it has in the
+network, with the memory format and the small images' products of runtime=fast. Rounds alternate
+between the executions; figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark import RESULTS, synchronise, write
+from configs import compose, science
+from configs.cli import MISTAKE
+from data import SIZE
+from linearconv import LinearConv2d
+from linearconv.engine.device import device_name, keep_freed_memory, resolve_device
+from linearconv.engine.precision import PRECISIONS, autocast, precision_flags
+from linearconv.engine.small_images import small_image_products
+from linearconv.errors import UserError
+from train import initial_model
+
+TIE = 0.05
+"""A choice is wrong if it takes so much longer than the other one."""
+
+
+def main() -> int:
+    """Measure what the arguments ask for; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="vgg11")
+    parser.add_argument("--variant", default="LRr", choices=("L", "Lr", "LRr"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--write", action="store_true", help="save under results/benchmarks/layers/"
+    )
+    args = parser.parse_args()
+    try:
+        rows = measure(args)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    print(text(rows))
+    if args.write:
+        path = write(rows, RESULTS / "layers", ("model", "variant", "precision", "layer"))
+        print(f"wrote {path}", file=sys.stderr)
+    return 0
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each LinearConv layer that can be executed in both ways.
+
+    Raises:
+        UserError: an argument makes no sense.
+    """
+    if args.rounds < 1 or args.batch_size < 1:
+        raise UserError("--rounds and --batch-size must be at least 1")
+    config = compose([f"model={args.model}", f"variant={args.variant}"])
+    device = resolve_device(args.device)
+    model = initial_model(config, science(config), None).to(device)
+    model = model.to(memory_format=torch.channels_last)
+    keep_freed_memory()
+    images = torch.zeros(2, config.dataset.channels, SIZE, SIZE, device=device)
+    with precision_flags(args.precision), small_image_products(model):
+        return [
+            {
+                "model": args.model,
+                "variant": args.variant,
+                "device": device_name(device),
+                "precision": args.precision,
+                "torch": torch.__version__,
+                "rounds": args.rounds,
+                "layer": name,
+                "input": "x".join(map(str, shape)),
+                "filters": layer.out_channels,
+                "kernel": "x".join(map(str, layer.kernel_size)),
+                "auto": layer.resolved_execution,
+                **times(layer, (args.batch_size, *shape), device, args),
+            }
+            for name, layer, shape in layers(model, images)
+        ]
+
+
+def layers(model: nn.Module, images: Tensor) -> list[tuple[str, LinearConv2d, torch.Size]]:
+    """Each ungrouped LinearConv layer with its name and the shape (C, H, W) of its input."""
+    found: list[tuple[str, LinearConv2d, torch.Size]] = []
+
+    def watch(name: str, layer: LinearConv2d) -> Any:
+        return layer.register_forward_hook(
+            lambda module, inputs, output: found.append((name, layer, inputs[0].shape[1:]))
+        )
+
+    handles = [
+        watch(name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, LinearConv2d) and module.groups == 1
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def times(
+    layer: LinearConv2d, shape: tuple[int, ...], device: torch.device, args: argparse.Namespace
+) -> dict[str, float]:
+    """Milliseconds of a layer's forward and backward pass in each execution."""
+    images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    images.requires_grad_()
+    measured: dict[str, list[float]] = {"generate": [], "factored": []}
+    for round_ in range(args.rounds + 1):
+        for execution, milliseconds in measured.items():
+            layer.execution = execution
+            synchronise(device)
+            began = time.perf_counter()
+            for _ in range(CALLS):
+                with autocast(args.precision, device):
+                    outputs = layer(images)
+                outputs.backward(torch.ones_like(outputs))
+            synchronise(device)
+            if round_:  # the first one warms up
+                milliseconds.append(1e3 * (time.perf_counter() - began) / CALLS)
+    layer.execution = "auto"
+    return {f"ms_{name}": statistics.median(values) for name, values in measured.items()}
+
+
+CALLS = 5
+"""Calls in a round."""
+
+
+def text(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table, and how many choices are wrong."""
+    first = rows[0]
+    lines = [
+        f"{first['model']}-{first['variant']} on {first['device']}, torch {first['torch']}, "
+        f"{first['precision']}, {first['rounds']} rounds",
+        f"{'layer':<28}{'input':>12}{'filters':>9}{'kernel':>8}{'generate, ms':>14}"
+        f"{'factored, ms':>14}  auto",
+    ]
+    wrong = 0
+    for row in rows:
+        chosen, other = row["ms_generate"], row["ms_factored"]
+        if row["auto"] == "factored":
+            chosen, other = other, chosen
+        is_wrong = chosen > (1 + TIE) * other
+        wrong += is_wrong
+        lines.append(
+            f"{row['layer']:<28}{row['input']:>12}{row['filters']:>9}{row['kernel']:>8}"
+            f"{row['ms_generate']:>14.2f}{row['ms_factored']:>14.2f}  {row['auto']}"
+            + " is slower"
+            * is_wrong
+        )
+    lines.append(f"{wrong} of {len(rows)} choices are slower by more than {TIE:.0%}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
