@@ -43,6 +43,7 @@ def _possible(conv: nn.Conv2d) -> bool:
         and conv.kernel_size != (1, 1)  # is one matrix product in the library too
         and conv.padding_mode == "zeros"
         and isinstance(conv.padding, tuple)
+        and type(conv)._conv_forward is nn.Conv2d._conv_forward  # no subclass's own
     )
 
 

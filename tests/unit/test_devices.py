@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs import dataset_config
-from data import ResidentBatches, load_dataset
+from data import DATA, ResidentBatches, load_dataset
 from linearconv import model_correlation_loss, set_execution
 from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.loop import Speed, Training, TrainSettings, fit, train_epoch
@@ -35,22 +35,14 @@ def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, executi
     assert total.device.type == "cuda"
 
 
-class RandomBatches:
-    """Random images on a device: 12 steps of 8."""
-
-    train_size, sizes = 96, [8] * 12
-
-    def __init__(self, device: str) -> None:
-        random = torch.Generator().manual_seed(0)
-        self.images = torch.randn(96, 3, 32, 32, generator=random).to(device)
-        self.labels = torch.arange(96).remainder(10).to(device)
-
-    def train(self, epoch):
-        yield from zip(self.images.split(8), self.labels.split(8), strict=True)
-
-    test = val = lambda self: self.train(0)
-
-
+FAST = Speed(
+    channels_last=True,
+    fused_adam=True,
+    capture=True,  # on CUDA
+    fold_batch_norms=True,
+    pool_before_relu=True,
+    small_image_products=True,
+)
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -58,16 +50,26 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
     "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NEEDS_CUDA])]
 )
 @pytest.mark.parametrize("execution", ["generate", "factored"])
-def test_a_resumed_run_is_bit_identical(tmp_path, device, execution):
+@pytest.mark.parametrize("speed", [Speed(), FAST], ids=["reference", "fast"])
+def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, digits_root):
     settings = TrainSettings(4, 1e-3, 2, 0.1, Regularizer(0.01, 10, False))
+    spec = dataset_config("digits")
+    batches = DATA["resident" if speed is FAST else "per_sample"](
+        load_dataset(spec, digits_root, limit_train=100, limit_test=10),
+        spec,
+        batch_size=8,
+        eval_batch_size=10,
+        seed=0,
+        device=torch.device(device),
+    )
     hashes = []
     for name, stops in (("whole", [4]), ("parts", [2, 4])):
         for stop in stops:
             with seeded("init", 0):
-                model = build_model("base", LRR, in_channels=3, classes=10)
+                model = build_model("base", LRR, in_channels=1, classes=10)
             set_execution(model, execution)
             training, checkpoints = (
-                Training(model.to(device), settings),
+                Training(model.to(device), settings, speed),
                 Checkpoints(tmp_path / name),
             )
             state = checkpoints.load_last()
@@ -76,7 +78,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path, device, execution):
             ticks = iter(range(100))
             fit(
                 training,
-                RandomBatches(device),
+                batches,
                 checkpoints,
                 identity={"run_id": name, "science": {}},
                 start={},
@@ -102,8 +104,7 @@ def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
     with seeded("init", 0):
         model = build_model(name, LRR, in_channels=1, classes=10)
     settings = TrainSettings(2, 1e-3, 1, 0.1, Regularizer(0.01, 10, False), precision)
-    speed = Speed(channels_last=True, fused_adam=True, capture=True)
-    training = Training(model.to(device), settings, speed)
+    training = Training(model.to(device), settings, FAST)
     with precision_flags(precision):
         steps, note = training.steps(batches)
         assert isinstance(steps, CapturedSteps), note
