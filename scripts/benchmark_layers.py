@@ -30,6 +30,9 @@ from linearconv.engine.small_images import small_image_products
 from linearconv.errors import UserError
 from train import initial_model
 
+CALLS = 5
+"""Calls in a round."""
+
 TIE = 0.05
 """A choice is wrong if it takes so much longer than the other one."""
 
@@ -137,10 +140,6 @@ def times(
                 milliseconds.append(1e3 * (time.perf_counter() - began) / CALLS)
     layer.execution = "auto"
     return {f"ms_{name}": statistics.median(values) for name, values in measured.items()}
-
-
-CALLS = 5
-"""Calls in a round."""
 
 
 def text(rows: list[dict[str, Any]]) -> str:

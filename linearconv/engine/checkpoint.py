@@ -139,7 +139,8 @@ def lock(path: Path) -> Iterator[None]:
     On one host the kernel's file lock decides, which dies with its process. For file systems
     that do not share such locks between hosts, the holder also writes its host and process into
     the file and touches it every `HEARTBEAT_S`; a lock of another host counts as stale when its
-    last touch is older than `STALE_S`.
+    last touch is older than `STALE_S`. On such file systems two hosts that start a run within the
+    same moment can both get it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -177,9 +178,10 @@ def _heartbeat(path: Path, stop: threading.Event) -> None:
 def read_holder(path: Path) -> dict[str, Any]:
     """Host and process of the holder of a lock file; empty where it names none."""
     try:
-        return json.loads(path.read_text())
+        holder = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return holder if isinstance(holder, dict) and {"host", "pid"} <= set(holder) else {}
 
 
 def describe_holder(path: Path) -> str:

@@ -107,6 +107,10 @@ def test_another_host_holds_its_run_while_it_gives_signs_of_life(scene):
     places, _ = scene
     path = hold(places, host="elsewhere", pid=7)
     assert live_holder(path) == "process 7 on elsewhere"
+    for damaged in ("null", "[]", '{"pid": 1}'):
+        broken = path.with_name("damaged")
+        broken.write_text(damaged)
+        assert live_holder(broken) is None
     os.utime(path, (time.time() - STALE_S - 1,) * 2)
     assert live_holder(path) is None
 
