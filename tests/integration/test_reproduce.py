@@ -191,7 +191,7 @@ def start(
 def wait_for_epoch(tmp_path: Path, run: Run, epoch: int) -> int:
     """Until the run has a checkpoint of this epoch or a later one; returns its process's id."""
     checkpoints = Checkpoints(tmp_path / "checkpoints" / run.run_id)
-    give_up = time.time() + 120
+    give_up = time.time() + 300
     while not (saved := checkpoints.epochs()) or int(saved[-1].stem[6:]) < epoch:
         assert time.time() < give_up
         time.sleep(0.02)
