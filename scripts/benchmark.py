@@ -57,13 +57,10 @@ def main() -> int:
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--variants", default="Conv,Lr,LRr", help="comma-separated; Conv first")
     parser.add_argument("--modes", default="usual,fast", help="usual, fast or both")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
-    parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
     parser.add_argument("--execution", default="auto", help="of LinearConv layers, in fast")
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    parser.add_argument("--write", action="store_true", help="save under results/benchmarks/")
+    add_common(parser)
     args = parser.parse_args()
     try:
         rows = measure(args)
@@ -74,6 +71,20 @@ def main() -> int:
         return MISTAKE
     print(json.dumps(rows, indent=1) if args.format == "json" else text(rows))
     return 0
+
+
+def add_common(parser: argparse.ArgumentParser, folder: str = "") -> None:
+    """Add what every benchmark takes.
+
+    Args:
+        parser: the benchmark's own.
+        folder: where in results/benchmarks/ `--write` saves.
+    """
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
+    parser.add_argument("--device", default="auto")
+    where = f"save under results/benchmarks/{folder}"
+    parser.add_argument("--write", action="store_true", help=where)
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:

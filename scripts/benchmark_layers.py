@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark import RESULTS, synchronise, write
+from benchmark import RESULTS, add_common, synchronise, write
 from configs import compose, science
 from configs.cli import MISTAKE
 from data import SIZE
 from linearconv import LinearConv2d
 from linearconv.engine.device import device_name, keep_freed_memory, resolve_device
-from linearconv.engine.precision import PRECISIONS, autocast, precision_flags
+from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.small_images import small_image_products
 from linearconv.errors import UserError
 from train import initial_model
@@ -44,13 +44,8 @@ def main() -> int:
     )
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--variant", default="LRr", choices=("L", "Lr", "LRr"))
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--write", action="store_true", help="save under results/benchmarks/layers/"
-    )
+    add_common(parser, "layers/")
     args = parser.parse_args()
     try:
         rows = measure(args)

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from benchmark import RESULTS, FastCase, random_images, synchronise, write
+from benchmark import RESULTS, FastCase, add_common, random_images, synchronise, write
 from configs import compose
 from configs.cli import MISTAKE
 from linearconv.engine.device import device_name, keep_freed_memory, resolve_device
-from linearconv.engine.precision import PRECISIONS, precision_flags
+from linearconv.engine.precision import precision_flags
 from linearconv.errors import UserError
 
 
@@ -37,11 +37,8 @@ def main() -> int:
     parser.add_argument("--model", default="base")
     parser.add_argument("--variant", default="Conv")
     parser.add_argument("--slots", default="1,2", help="numbers of processes; 1 first")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
-    parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--write", action="store_true", help="save under results/benchmarks/slots/")
+    add_common(parser, "slots/")
     args = parser.parse_args()
     try:
         rows = measure(args)
