@@ -26,7 +26,7 @@ from linearconv.dropout import seed_dropout
 from linearconv.engine.checkpoint import Locked, load
 from linearconv.engine.device import keep_freed_memory, resolve_device
 from linearconv.engine.loop import Speed, TrainSettings
-from linearconv.engine.provenance import provenance
+from linearconv.engine.provenance import portable, provenance
 from linearconv.engine.run import Places, Restart, execute
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
@@ -34,6 +34,7 @@ from linearconv.errors import UserError
 from models import Variant, architecture, build_model
 
 DEFAULT_THREADS = torch.get_num_threads()
+QUOTES = "'\""
 
 
 def train(config: TrainConfig, overrides: list[str]) -> int:
@@ -123,15 +124,21 @@ def run(
         speed(config.runtime),
         start=provenance(
             device,
-            overrides=overrides,
+            overrides=[portable_override(override) for override in overrides],
             runtime=asdict(config.runtime),
-            dataset_path=str(packed_path(spec.name, Path(spec.root))),
+            dataset_path=portable(packed_path(spec.name, Path(spec.root))),
         ),
         input_shape=(spec.channels, SIZE, SIZE),
         restart=Restart(config.resume, config.overwrite),
         image_every=config.image_every,
         deadline=STARTED + 60 * (config.max_minutes or math.inf),
     )
+
+
+def portable_override(override: str) -> str:
+    """`key=value` as the record keeps it; see `portable`."""
+    key, equals, value = override.partition("=")
+    return f"{key}{equals}{portable(value.strip(QUOTES))}" if "/" in value else override
 
 
 def initial_model(

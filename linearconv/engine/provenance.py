@@ -26,7 +26,7 @@ def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
 
     Args:
         device: the device that trains.
-        known: what only the caller knows: overrides, runtime, dataset path.
+        known: what only the caller knows: overrides, runtime, dataset path; with `portable` paths.
     """
     return {
         **known,
@@ -41,6 +41,18 @@ def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         **git_state(),
     }
+
+
+def portable(path: str | Path) -> str:
+    """A path that tells nothing of the machine: from the current folder on, or the name alone.
+
+    Records are published, and what lies above those folders is nobody's business.
+    """
+    path = Path(path)
+    if not path.is_absolute():
+        return str(path)
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path.name)
 
 
 def git_state() -> dict[str, Any]:

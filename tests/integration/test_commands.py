@@ -44,6 +44,8 @@ def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path)
     start = record["provenance"][0]
     assert (start["first_epoch"], start["last_epoch"]) == (1, 3)
     assert start["overrides"][:2] == list(LRR) and start["runtime"]["name"] == "fast"
+    assert str(tmp_path) not in json.dumps(start)  # a record tells nothing of the machine's folders
+    assert "log_dir=logs" in start["overrides"]
     assert record["science"]["seed"] == 0 and len(record["curve"]) == 3
 
 

@@ -20,7 +20,7 @@ from linearconv.engine.checkpoint import Checkpoints, Locked, load, lock
 from linearconv.engine.filters import filter_artifacts
 from linearconv.engine.loop import NonFiniteLoss, Speed, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
-from linearconv.engine.provenance import provenance
+from linearconv.engine.provenance import portable, provenance
 from linearconv.engine.record import build_record, read_record, weights_sha256, write_record
 from linearconv.engine.seeding import derive_seed, generator, seeded
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
@@ -397,6 +397,13 @@ def test_provenance_says_where_and_with_what():
     assert entry["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert entry["threads"] == torch.get_num_threads()
     json.dumps(entry)
+
+
+def test_portable_paths_do_not_tell_what_lies_above(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert portable(tmp_path / "datasets" / "x.npz") == "datasets/x.npz"
+    assert portable(tmp_path.parent / "elsewhere" / "x.npz") == "x.npz"
+    assert portable("../datasets") == "../datasets"
 
 
 def test_artifacts_hold_first_filters_and_correlations():
