@@ -178,6 +178,7 @@ def speed(runtime: RuntimeConfig) -> Speed:
         capture=runtime.cuda_graphs,
         fold_batch_norms=runtime.fold_batch_norms,
         pool_before_relu=runtime.pool_before_relu,
+        pool_before_norm=runtime.pool_before_norm,
         small_image_products=runtime.small_image_products,
         save_every_s=runtime.save_every_s,
     )

@@ -97,6 +97,7 @@ class RuntimeConfig:
     cuda_graphs: bool = MISSING
     fold_batch_norms: bool = MISSING
     pool_before_relu: bool = MISSING
+    pool_before_norm: bool = MISSING
     small_image_products: bool = MISSING
     keep_memory: bool = MISSING
     save_every_s: float = MISSING

@@ -17,7 +17,7 @@ from linearconv.engine.capture import CudaGraphs, checked_capture
 from linearconv.engine.checkpoint import Checkpoints, save
 from linearconv.engine.folding import FoldedNetwork
 from linearconv.engine.optimizer import adam, load_state, set_lr
-from linearconv.engine.pooling import pooling_before_relu
+from linearconv.engine.pooling import pooling_before_norm, pooling_before_relu
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
 from linearconv.engine.small_images import small_image_products
@@ -73,6 +73,7 @@ class Speed:
         capture: on CUDA, whole steps are captured as CUDA graphs and replayed (bit for bit).
         fold_batch_norms: evaluation folds batch norms into the convolutions before them.
         pool_before_relu: max pooling comes before the ReLU that it follows (bit for bit).
+        pool_before_norm: and, training on a CPU, before the batch norm before that.
         small_image_products: on a CPU, convolutions of small images are matrix products.
         save_every_s: seconds between two checkpoints, which are written at epochs' ends alone;
             so much work is lost at most when a process is killed (bit for bit).
@@ -83,6 +84,7 @@ class Speed:
     capture: bool = False
     fold_batch_norms: bool = False
     pool_before_relu: bool = False
+    pool_before_norm: bool = False
     small_image_products: bool = False
     save_every_s: float = 0.0
 
@@ -145,6 +147,8 @@ class Training:
         with ExitStack() as ways:
             if self.speed.pool_before_relu:
                 ways.enter_context(pooling_before_relu(self.model))
+            if self.speed.pool_before_norm:
+                ways.enter_context(pooling_before_norm(self.model))
             if self.speed.small_image_products:
                 ways.enter_context(small_image_products(self.model))
             yield

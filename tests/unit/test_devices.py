@@ -41,6 +41,7 @@ FAST = Speed(
     capture=True,  # on CUDA
     fold_batch_norms=True,
     pool_before_relu=True,
+    pool_before_norm=True,
     small_image_products=True,
 )
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -52,6 +52,7 @@ KEEPING = [
     "runtime.channels_last=false",
     "runtime.fold_batch_norms=false",
     "runtime.pool_before_relu=false",
+    "runtime.pool_before_norm=false",
     "runtime.small_image_products=false",
     "runtime.keep_memory=false",
     "runtime.save_every_s=3",

@@ -1,5 +1,6 @@
-"""Other ways to compute the same network: small images as products, pooling before ReLU."""
+"""Other ways to compute the same network: small images as products, pooling before the rest."""
 
+import copy
 import itertools
 
 import pytest
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from linearconv import LinearConv2d
-from linearconv.engine import small_images
-from linearconv.engine.pooling import pooling_before_relu
+from linearconv.engine import pooling, small_images
+from linearconv.engine.pooling import pooling_before_norm, pooling_before_relu
 from linearconv.engine.small_images import small_image_products
 
 
@@ -139,3 +140,75 @@ def test_pooling_that_also_returns_indices_stays():
     with pooling_before_relu(network):
         values, _ = network(images)
     assert torch.equal(values, F.max_pool2d(images.relu(), 2))
+
+
+POOLINGS = [
+    {"kernel_size": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": (2, 3), "ceil_mode": True},
+    {"kernel_size": 2, "dilation": 2},
+]
+
+
+@pytest.fixture
+def pooled_norms(monkeypatch) -> list[torch.Tensor]:
+    """Every pooling counts as worth it; returns what batch norm and pooling at once make."""
+    monkeypatch.setattr(pooling, "LARGE", 1)
+    seen: list[torch.Tensor] = []
+    original = pooling._PooledNorm.apply
+
+    def apply(*arguments):
+        seen.append(original(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(pooling._PooledNorm, "apply", apply)
+    return seen
+
+
+def normalised_chain(**pooling) -> nn.Sequential:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.MaxPool2d(**pooling), nn.ReLU()
+    ).double()
+    nn.init.normal_(network[1].bias)
+    return network
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("lowest", [0.5, -1.0], ids=["rising", "some falling"])
+@pytest.mark.parametrize("kind", POOLINGS, ids=str)
+def test_pooling_before_batch_norm_is_the_same(kind, lowest, layout, pooled_norms):
+    images = torch.randn(4, 3, 7, 9, dtype=torch.float64)
+    written, other = normalised_chain(**kind), normalised_chain(**kind)
+    for network in (written, other):
+        nn.init.uniform_(network[1].weight, lowest, 1, generator=torch.Generator().manual_seed(0))
+        network.to(memory_format=layout)
+    assert (written[1].weight < 0).any() == (lowest < 0)
+    expected = [*outcomes(written, images.to(memory_format=layout)), *written.buffers()]
+    assert not pooled_norms
+    with pooling_before_norm(other):
+        found = [*outcomes(other, images.to(memory_format=layout)), *other.buffers()]
+    assert len(pooled_norms) == 1
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def momentary(norm: nn.BatchNorm2d) -> None:
+    norm.momentum = None  # a cumulative average
+
+
+@pytest.mark.parametrize("change", [nn.Module.eval, momentary], ids=["evaluating", "cumulative"])
+def test_other_batch_norms_stay_the_librarys(change, pooled_norms):
+    network, images = normalised_chain(kernel_size=2), torch.randn(4, 3, 8, 8).double()
+    change(network[1])
+    expected = copy.deepcopy(network)(images)
+    with pooling_before_norm(network):
+        assert torch.equal(network(images), expected) and not pooled_norms
+        assert torch.equal(network.eval()(images), copy.deepcopy(network)(images))
+
+
+def test_small_batches_and_half_precision_keep_the_librarys_batch_norm():
+    norm, images = nn.BatchNorm2d(2**6), torch.empty(2**4, 2**6, 2**5, 2**5)
+    assert pooling._gains(images, norm)
+    assert not pooling._gains(images[1:], norm)
+    assert not pooling._gains(images.bfloat16(), norm)
