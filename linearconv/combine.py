@@ -67,18 +67,19 @@ class _AppendCombinations(torch.autograd.Function):
         else:
             torch.add(columns, bias[:primary], out=joined[:, :primary])
             torch.addmm(bias[primary:], reduced, last, out=joined[:, primary:])
-        ctx.save_for_backward(columns, first, last)
+        ctx.save_for_backward(columns, first, last, reduced)
         return joined
 
     @staticmethod
     def backward(ctx, grad):
-        columns, first, last = ctx.saved_tensors
+        columns, first, last, reduced = ctx.saved_tensors
         needs = ctx.needs_input_grad
         primary = columns.shape[1]
         of_primary, of_secondary = grad[:, :primary], grad[:, primary:]
-        reduced, of_reduced, chain, of_first = columns, of_secondary, last, None
+        of_reduced, chain, of_first = of_secondary, last, None
         if first is not None:
-            reduced = columns @ first
+            if torch.is_grad_enabled():  # a second derivative has to see where it comes from
+                reduced = columns @ first
             of_reduced, chain = of_secondary @ last.t(), first
             of_first = columns.t() @ of_reduced if needs[1] else None
         of_columns = None
