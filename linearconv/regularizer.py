@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearconv.layer import is_channels_last, without_autocast
@@ -31,9 +30,11 @@ def correlation_matrix(weight: Tensor, *, centered: bool = False) -> Tensor:
     flat = (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
     if centered:
         flat = flat - flat.mean(dim=1, keepdim=True)
-    # normalize divides by max(norm, eps), so a zero filter has correlation 0 and gradient 0.
-    flat = F.normalize(flat, dim=1, eps=torch.finfo(flat.dtype).tiny ** 0.5)
-    return flat @ flat.t()
+    # Normalising the products instead of the filters leaves one pass over the filters, the product.
+    products = flat @ flat.t()
+    # Clamped, so that a zero filter has correlation 0 and gradient 0.
+    inverse_norms = products.diagonal().clamp(min=torch.finfo(flat.dtype).tiny).rsqrt()
+    return products * inverse_norms * inverse_norms[:, None]
 
 
 def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
