@@ -34,6 +34,7 @@ from linearconv.errors import UserError
 from models import Variant, architecture, build_model
 
 DEFAULT_THREADS = torch.get_num_threads()
+PATHS = ("results_dir", "checkpoint_dir", "log_dir", "dataset.root", "baseline_checkpoint")
 QUOTES = "'\""
 
 
@@ -136,9 +137,9 @@ def run(
 
 
 def portable_override(override: str) -> str:
-    """`key=value` as the record keeps it; see `portable`."""
-    key, equals, value = override.partition("=")
-    return f"{key}{equals}{portable(value.strip(QUOTES))}" if "/" in value else override
+    """`key=value` as the record keeps it: see `portable`."""
+    key, _, value = override.partition("=")
+    return f"{key}={portable(value.strip(QUOTES))}" if key in PATHS and value else override
 
 
 def initial_model(

@@ -48,8 +48,7 @@ def _plain_autograd(tensor: Tensor) -> bool:
 class _AppendCombinations(torch.autograd.Function):
     """The formula without needless copies: both parts are written into one buffer.
 
-    The backward pass is made of differentiable operations on the inputs, so that it can itself
-    be differentiated.
+    The backward pass is made of differentiable operations, so that it can itself be differentiated.
     """
 
     @staticmethod
@@ -78,7 +77,7 @@ class _AppendCombinations(torch.autograd.Function):
         of_primary, of_secondary = grad[:, :primary], grad[:, primary:]
         of_reduced, chain, of_first = of_secondary, last, None
         if first is not None:
-            if torch.is_grad_enabled():  # a second derivative has to see where it comes from
+            if torch.is_grad_enabled():  # for a second derivative: what was saved has no history
                 reduced = columns @ first
             of_reduced, chain = of_secondary @ last.t(), first
             of_first = columns.t() @ of_reduced if needs[1] else None

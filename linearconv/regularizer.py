@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -30,11 +31,12 @@ def correlation_matrix(weight: Tensor, *, centered: bool = False) -> Tensor:
     flat = (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
     if centered:
         flat = flat - flat.mean(dim=1, keepdim=True)
-    # Normalising the products instead of the filters leaves one pass over the filters, the product.
+    # Normalising the (O, O) products instead of the filters reads the filters once.
     products = flat @ flat.t()
-    # Clamped, so that a zero filter has correlation 0 and gradient 0.
-    inverse_norms = products.diagonal().clamp(min=torch.finfo(flat.dtype).tiny).rsqrt()
-    return products * inverse_norms * inverse_norms[:, None]
+    squares = products.diagonal()
+    # Infinitely long, a zero filter has correlation 0 and gradient 0.
+    norms = squares.masked_fill(squares < torch.finfo(flat.dtype).tiny, math.inf).sqrt()
+    return products / norms / norms[:, None]
 
 
 def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:

@@ -192,6 +192,9 @@ class Case(ABC):
     def time_round(self) -> None:
         """Time an epoch, and inference before and after folding."""
         keep_freed_memory(self.keeps_memory)  # as training would have it in a process of its own
+        if self.keeps_memory:
+            self.first_step()  # takes up again the memory that the other cases' rounds gave back
+            synchronise(self.device)
         began = time.perf_counter()
         self.steps_s.append(self.epoch())
         synchronise(self.device)
@@ -275,7 +278,8 @@ class FastCase(Case):
     def first_step(self) -> None:
         """See `Case`."""
         self.model.train()
-        next(self.chosen.epoch(0))
+        with self.training.rewritten():
+            next(self.chosen.epoch(0))
 
     def epoch(self) -> float:
         """See `Case`."""

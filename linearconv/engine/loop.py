@@ -73,7 +73,8 @@ class Speed:
         capture: on CUDA, whole steps are captured as CUDA graphs and replayed (bit for bit).
         fold_batch_norms: evaluation folds batch norms into the convolutions before them.
         pool_before_relu: max pooling comes before the ReLU that it follows (bit for bit).
-        pool_before_norm: and, training on a CPU, before the batch norm before that.
+        pool_before_norm: with `pool_before_relu`, training on a CPU, it comes before the batch norm
+            too.
         small_image_products: on a CPU, convolutions of small images are matrix products.
         save_every_s: seconds between two checkpoints, which are written at epochs' ends alone;
             so much work is lost at most when a process is killed (bit for bit).

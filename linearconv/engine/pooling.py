@@ -2,7 +2,9 @@
 
 The largest of some values stays the largest under any function that rises, so a ReLU can come
 after pooling (the same numbers, bit for bit: where the largest value is not positive, no gradient
-passes in either order), and so can a batch norm (up to rounding).
+passes in either order), and so can a batch norm (up to rounding; only where outputs tie that come
+of different inputs, as with a weight of exactly zero, may that weight's gradient be another of its
+subgradients).
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 LARGE = 2**20
-"""Values in a batch from which on pooling before a batch norm gains; it costs more of the small
-operations, and what it saves is passes over memory (measured on a Xeon with 2 threads)."""
+"""Number of values in a batch from which on pooling before a batch norm pays: it saves passes over
+memory, but takes more small operations (measured on a Xeon with 2 threads)."""
 
 
 @contextmanager
@@ -48,10 +50,10 @@ def _reordered(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 @contextmanager
 def pooling_before_norm(model: nn.Module) -> Iterator[None]:
-    """Within it, a chain's modules BatchNorm2d, MaxPool2d are one, in training on a CPU.
+    """Within it, BatchNorm2d followed by MaxPool2d in a chain is one operation, training on a CPU.
 
-    The statistics are still those of all values; what is left out is to normalise those that
-    pooling drops, and in the backward pass to read the gradients that they do not have.
+    All values enter the statistics; those that pooling drops are not normalised, and their zero
+    gradients are not read.
     """
     chains = [module for module in model.modules() if type(module) is nn.Sequential]
     for chain in chains:
@@ -95,20 +97,24 @@ def _one_step(norm: nn.Module, pool: nn.Module | None) -> bool:
 
 
 def _gains(input: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Whether it is faster; what does not fit is left to the library and its messages."""
     return (
         input.device.type == "cpu"
+        and input.dim() == 4
+        and input.shape[1] == norm.num_features
         and input.numel() >= LARGE
-        and input.dtype == norm.weight.dtype  # not so under autocast
+        and input.dtype in (torch.float32, torch.float64)
+        and input.dtype == norm.weight.dtype
     )
 
 
 class _PooledNorm(torch.autograd.Function):
     """input (N, C, H, W), weight and bias (C,) -> (N, C, H', W'), normalised and pooled.
 
-    With mean m, standard deviation d and M = N H W values x of a channel: y = weight (x - m) / d +
-    bias where pooling chooses x, and (Ioffe and Szegedy 2015)
-    dx = weight / d (dy - (sum(dy) + (x - m) / d sum(dy (x - m) / d)) / M),
-    in which dy is zero where pooling does not choose x, so that both sums run over what it chose.
+    Of the M = N H W values x of a channel with mean m and variance v, let x' = (x - m) / d with
+    d = sqrt(v + eps). Where pooling chooses x, y = weight x' + bias; and (Ioffe and Szegedy 2015)
+    dx = (weight / d) (dy - (sum(dy) + x' sum(dy x')) / M), dy being the sum of the gradients of the
+    outputs for which x was chosen, and zero elsewhere, so that both sums run over what was chosen.
     """
 
     @staticmethod
@@ -125,23 +131,22 @@ class _PooledNorm(torch.autograd.Function):
         inverse = (variance + norm.eps).rsqrt_()
         scale = weight * inverse
         ctx.window = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-        falls = weight < 0  # where a batch norm does, its largest output is of the smallest input
+        falls = weight < 0  # then the largest output is that of the smallest input
         sign = _channels(torch.where(falls, -1.0, 1.0).to(input.dtype)) if falls.any() else None
         rising = input if sign is None else input * sign
         chosen, indices = F.max_pool2d(rising, *ctx.window, return_indices=True)
         if sign is not None:
             chosen.mul_(sign)
+        chosen.sub_(_channels(mean))
         ctx.save_for_backward(input, chosen, indices, mean, inverse, scale)
-        shift = torch.addcmul(bias, mean, scale, value=-1)
-        return torch.addcmul(_channels(shift), chosen, _channels(scale))
+        return torch.addcmul(_channels(bias), chosen, _channels(scale))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, chosen, indices, mean, inverse, scale = ctx.saved_tensors
         of_bias = grad_output.sum((0, 2, 3))
-        of_weight = (grad_output * chosen).sum((0, 2, 3))
-        of_weight.addcmul_(mean, of_bias, value=-1).mul_(inverse)
+        of_weight = (grad_output * chosen).sum((0, 2, 3)).mul_(inverse)
         values = input.numel() // input.shape[1]
         # dx = unpooled(scale dy) + slope x + offset
         slope = (scale * inverse).mul_(of_weight).div_(-values)

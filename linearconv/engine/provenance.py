@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import socket
 import subprocess
@@ -26,7 +27,7 @@ def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
 
     Args:
         device: the device that trains.
-        known: what only the caller knows: overrides, runtime, dataset path; with `portable` paths.
+        known: what only the caller knows: overrides, runtime, dataset path; paths made `portable`.
     """
     return {
         **known,
@@ -44,15 +45,12 @@ def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
 
 
 def portable(path: str | Path) -> str:
-    """A path that tells nothing of the machine: from the current folder on, or the name alone.
+    """A path from the current folder on; of one that lies elsewhere, the name alone.
 
-    Records are published, and what lies above those folders is nobody's business.
+    Records are published, and where a user keeps files is nobody's business.
     """
-    path = Path(path)
-    if not path.is_absolute():
-        return str(path)
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path.name)
+    inside = os.path.relpath(path)
+    return Path(path).resolve().name if inside.startswith(os.pardir) else inside
 
 
 def git_state() -> dict[str, Any]:

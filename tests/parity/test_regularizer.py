@@ -67,7 +67,7 @@ def test_zero_filter_is_finite(dtype, centered):
     weight[1] = 0
     weight.requires_grad_()
     loss = correlation_loss(weight, centered=centered)
-    loss.backward()
+    (1e5 * loss).backward()  # as a scaler of gradients would
     others = torch.cat([weight[:1], weight[2:]]).detach()
     torch.testing.assert_close(loss, correlation_loss(others, centered=centered) + 1)
     assert weight.grad.isfinite().all()
@@ -81,9 +81,15 @@ def test_constant_filter_is_finite_when_centered():
     assert loss.item() == 3 and weight.grad.isfinite().all()
 
 
-def test_tiny_filters_keep_their_correlation():
+@pytest.mark.parametrize("scale", [1e-8, 1e-12, 1e-16])
+def test_tiny_filters_keep_their_correlation(scale):
     weight = torch.randn(4, 3, 3, 3)
-    torch.testing.assert_close(correlation_loss(weight * 1e-12), correlation_loss(weight))
+    tiny = (weight * scale).requires_grad_()
+    loss = correlation_loss(tiny)
+    loss.backward()
+    torch.testing.assert_close(loss, correlation_loss(weight))
+    expected = numpy_gradient(weight.double().numpy(), False)
+    np.testing.assert_allclose(tiny.grad.double() * scale, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_scale_of_a_filter_does_not_matter():

@@ -25,6 +25,7 @@ from linearconv.engine.record import build_record, read_record, weights_sha256, 
 from linearconv.engine.seeding import derive_seed, generator, seeded
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError
+from train import portable_override
 
 IDENTITY = {"run_id": "toy", "science": {"a": 1}}
 
@@ -399,11 +400,23 @@ def test_provenance_says_where_and_with_what():
     json.dumps(entry)
 
 
-def test_portable_paths_do_not_tell_what_lies_above(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("results_dir={here}/out", "results_dir=out"),
+        ("results_dir={here}/../secret/out", "results_dir=out"),
+        ("dataset.root='/home/me/my data'", "dataset.root=my data"),
+        ("log_dir=../../me/logs", "log_dir=logs"),
+        ("checkpoint_dir=ck/a", "checkpoint_dir=ck/a"),
+        ("baseline_checkpoint=null", "baseline_checkpoint=null"),
+        ("model=base", "model=base"),
+        ("+note=https://host/a", "+note=https://host/a"),
+    ],
+)
+def test_records_do_not_tell_what_lies_above(override, kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert portable_override(override.format(here=tmp_path)) == kept
     assert portable(tmp_path / "datasets" / "x.npz") == "datasets/x.npz"
-    assert portable(tmp_path.parent / "elsewhere" / "x.npz") == "x.npz"
-    assert portable("../datasets") == "../datasets"
 
 
 def test_artifacts_hold_first_filters_and_correlations():

@@ -165,10 +165,10 @@ def pooled_norms(monkeypatch) -> list[torch.Tensor]:
     return seen
 
 
-def normalised_chain(**pooling) -> nn.Sequential:
+def normalised_chain(**window) -> nn.Sequential:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.MaxPool2d(**pooling), nn.ReLU()
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.MaxPool2d(**window), nn.ReLU()
     ).double()
     nn.init.normal_(network[1].bias)
     return network
@@ -193,11 +193,46 @@ def test_pooling_before_batch_norm_is_the_same(kind, lowest, layout, pooled_norm
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
-def momentary(norm: nn.BatchNorm2d) -> None:
-    norm.momentum = None  # a cumulative average
+def test_a_large_mean_does_not_spoil_the_gradients_in_single_precision(pooled_norms):
+    exact = normalised_chain(kernel_size=2)[1:]
+    images = (torch.randn(16, 6, 8, 8) + 100).double()
+    expected = outcomes(exact, images)
+    single = copy.deepcopy(exact).float()
+    with pooling_before_norm(single):
+        found = outcomes(single, images.float())
+    assert len(pooled_norms) == 1
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).norm() < 1e-4 * theirs.norm()
 
 
-@pytest.mark.parametrize("change", [nn.Module.eval, momentary], ids=["evaluating", "cumulative"])
+def test_pooling_chooses_among_ties_as_the_library_does(pooled_norms):
+    """Equal inputs, and the equal outputs that a weight of zero makes of different ones."""
+    network = normalised_chain(kernel_size=2)[1:]
+    network[0].weight.data.copy_(torch.tensor([1.0, -1.0, 0.5, -0.5, 0.0, 0.0]))
+    images = torch.randint(-1, 2, (8, 6, 8, 8)).double()
+    expected = outcomes(network, images)
+    with pooling_before_norm(network):
+        found = outcomes(network, images)
+    assert len(pooled_norms) == 1
+    for part in (expected[2], found[2]):  # the weights' gradients,
+        part[4:] = 0  # of which those of zero may be any subgradient
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def cumulative(norm: nn.BatchNorm2d) -> None:
+    norm.momentum = None
+
+
+def without_weight(norm: nn.BatchNorm2d) -> None:
+    norm.affine, norm.weight, norm.bias = False, None, None
+
+
+def without_averages(norm: nn.BatchNorm2d) -> None:
+    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+
+
+@pytest.mark.parametrize("change", [nn.Module.eval, cumulative, without_weight, without_averages])
 def test_other_batch_norms_stay_the_librarys(change, pooled_norms):
     network, images = normalised_chain(kernel_size=2), torch.randn(4, 3, 8, 8).double()
     change(network[1])
@@ -207,8 +242,17 @@ def test_other_batch_norms_stay_the_librarys(change, pooled_norms):
         assert torch.equal(network.eval()(images), copy.deepcopy(network)(images))
 
 
-def test_small_batches_and_half_precision_keep_the_librarys_batch_norm():
+def test_a_wrong_number_of_channels_is_the_librarys_error(pooled_norms):
+    network = normalised_chain(kernel_size=2)[1:]
+    with pytest.raises(RuntimeError, match="running_mean"), pooling_before_norm(network):
+        network(torch.randn(4, 7, 8, 8).double())
+    assert "forward" not in vars(network)
+
+
+def test_small_batches_half_precision_and_other_devices_keep_the_librarys_batch_norm():
     norm, images = nn.BatchNorm2d(2**6), torch.empty(2**4, 2**6, 2**5, 2**5)
     assert pooling._gains(images, norm)
     assert not pooling._gains(images[1:], norm)
     assert not pooling._gains(images.bfloat16(), norm)
+    assert not pooling._gains(images.bfloat16(), copy.deepcopy(norm).bfloat16())
+    assert not pooling._gains(images.to("meta"), norm)
