@@ -22,8 +22,11 @@ from linearconv.errors import UserError
 CONFIG_DIR = Path(__file__).resolve().parent
 VERSION_BASE = "1.3"
 
-NOISE = re.compile(r"\s+(full_key:|reference_type=|object_type=|provider=)|Config search path:")
-"""Lines of Hydra's and OmegaConf's messages that speak of their own internals."""
+NOISE = re.compile(
+    r"\s+(full_key:|reference_type=|object_type=|provider=)|Config search path:|To append to your"
+)
+"""Lines of Hydra's and OmegaConf's messages that speak of their own internals, or advise to add a
+key that nothing would read."""
 
 register_schemas()
 

@@ -163,6 +163,7 @@ class EvalConfig:
         device: auto, cpu, cuda or cuda:N.
         batch_size: images in a batch.
         checkpoint_dir: where the runs' checkpoints lie.
+        dataset.root: where the dataset lies; datasets, or LINEARCONV_DATA, by default.
     """
 
     run: str | None = None

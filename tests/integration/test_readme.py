@@ -22,9 +22,17 @@ def test_commands_compose(command):
         compose(job, entry.removesuffix(".py"))
 
 
-def test_the_named_run_is_the_one_of_the_first_command():
-    first = shlex.split(COMMANDS[0], comments=True)[2:]
-    assert f"run={run_id(science(compose(first)))}" in README
+@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S))
+def test_python_runs(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_named_runs_are_those_of_the_commands():
+    """eval.py is shown with the runs of two commands: the paper's recipe, and make demo."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    demo = re.search(r"train\.py (.*recipe=demo)", makefile)
+    for command in (COMMANDS[1].partition("#")[0].partition("train.py")[2], demo[1]):
+        assert f"run={run_id(science(compose(shlex.split(command))))}" in README
 
 
 def test_every_make_target_that_is_named_exists():
