@@ -35,7 +35,7 @@ from models import Variant, architecture, build_model
 
 DEFAULT_THREADS = torch.get_num_threads()
 PATHS = ("results_dir", "checkpoint_dir", "log_dir", "dataset.root", "baseline_checkpoint")
-QUOTES = "'\""
+"""Keys whose values are paths, which may be quoted."""
 
 
 def train(config: TrainConfig, overrides: list[str]) -> int:
@@ -139,7 +139,8 @@ def run(
 def portable_override(override: str) -> str:
     """`key=value` as the record keeps it: see `portable`."""
     key, _, value = override.partition("=")
-    return f"{key}={portable(value.strip(QUOTES))}" if key in PATHS and value else override
+    unquoted = value.strip("'\"")
+    return f"{key}={portable(unquoted)}" if key in PATHS and unquoted else override
 
 
 def initial_model(

@@ -22,7 +22,7 @@ DAMAGE = (
     ValueError,
     EOFError,
     TypeError,
-    RuntimeError,  # NotImplementedError too: an unknown compression, an encrypted member
+    RuntimeError,  # an encrypted member or, as a subclass of it, an unknown compression
     zipfile.BadZipFile,
     zlib.error,
 )

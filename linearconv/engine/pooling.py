@@ -10,14 +10,15 @@ subgradients).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from linearconv.engine.rewriting import replaced
 
 LARGE = 2**20
 """Number of values in a batch from which on pooling before a batch norm pays: it saves passes over
@@ -27,7 +28,7 @@ memory, but takes more small operations (measured on a Xeon with 2 threads)."""
 @contextmanager
 def pooling_before_relu(model: nn.Module) -> Iterator[None]:
     """Within it, a chain's modules ReLU, MaxPool2d are called in the other order."""
-    chains = [module for module in model.modules() if type(module) is nn.Sequential]
+    chains = _chains(model)
     written = [chain._modules for chain in chains]
     for chain in chains:
         chain._modules = _reordered(chain._modules)
@@ -48,21 +49,17 @@ def _reordered(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     return {name: modules[name] for name in names}
 
 
-@contextmanager
-def pooling_before_norm(model: nn.Module) -> Iterator[None]:
+def pooling_before_norm(model: nn.Module) -> AbstractContextManager[None]:
     """Within it, BatchNorm2d followed by MaxPool2d in a chain is one operation, training on a CPU.
 
     All values enter the statistics; those that pooling drops are not normalised, and their zero
     gradients are not read.
     """
-    chains = [module for module in model.modules() if type(module) is nn.Sequential]
-    for chain in chains:
-        chain.forward = partial(_chain_forward, chain)
-    try:
-        yield
-    finally:
-        for chain in chains:
-            del chain.forward  # which uncovers the class's own
+    return replaced("forward", _chain_forward, _chains(model))
+
+
+def _chains(model: nn.Module) -> list[nn.Sequential]:
+    return [module for module in model.modules() if type(module) is nn.Sequential]
 
 
 def _chain_forward(chain: nn.Sequential, input: Tensor) -> Tensor:

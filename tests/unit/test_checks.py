@@ -73,6 +73,7 @@ def test_train_mistakes(overrides, words):
     for word in words:
         assert word in str(error.value)
     assert "object_type" not in str(error.value)  # nothing of the libraries' internals
+    assert "To append" not in str(error.value)  # nothing would read what was added
 
 
 def test_a_device_must_be_there_where_it_is_to_train_alone():
