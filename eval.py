@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, as trained and folded: python eval.py run=<run_id>."""
+"""Evaluate a checkpoint, unfused and fused: python eval.py run=<run_id>."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from models import Variant, build_model
 
 
 def main(config: EvalConfig, overrides: list[str]) -> int:
-    """Print test accuracy unfused and fused, and how far their logits differ."""
+    """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
     path = checkpoint_path(config)
     checkpoint = load(path)
-    science, device = checkpoint["science"], resolve_device(config.device)
-    batches = test_batches(science, config, device)
+    identity, device = checkpoint["science"], resolve_device(config.device)
+    batches = test_batches(identity, config, device)
     spec = batches.spec
     model = build_model(
-        science["model"]["name"],
-        Variant.from_science(science["variant"]),
+        identity["model"]["name"],
+        Variant.from_identity(identity["variant"]),
         in_channels=spec.channels,
         classes=spec.classes,
     )
     model.load_state_dict(checkpoint["model"])
     model = model.to(device).eval()
     fused = fuse(model)
-    precision = science["precision"]
+    precision = identity["precision"]
     with precision_flags(precision):
         print(f"{checkpoint['run_id']} after epoch {checkpoint['epoch']} ({path})")
         for name, network in (("unfused", model), ("fused", fused)):
@@ -51,7 +51,7 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
 
 
 def checkpoint_path(config: EvalConfig) -> Path:
-    """The file of weights that the user means."""
+    """The checkpoint file to evaluate."""
     if config.checkpoint is not None:
         return Path(config.checkpoint)
     checkpoints = Checkpoints(Path(config.checkpoint_dir) / config.run)
@@ -59,15 +59,15 @@ def checkpoint_path(config: EvalConfig) -> Path:
         return checkpoints.best
     epochs = checkpoints.epochs()
     if not epochs:
-        raise UserError(f"there is no checkpoint in {checkpoints.folder}/: train the run first")
+        raise UserError(f"no checkpoint found in {checkpoints.folder}/: train the run first")
     return epochs[-1]
 
 
 def test_batches(
-    science: dict[str, Any], config: EvalConfig, device: torch.device
+    identity: dict[str, Any], config: EvalConfig, device: torch.device
 ) -> ResidentBatches:
-    """The test images that the run was tested on."""
-    recipe, dataset = science["recipe"], science["dataset"]
+    """The test images that the run was evaluated on."""
+    recipe, dataset = identity["recipe"], identity["dataset"]
     spec = replace(
         dataset_config(dataset["name"]),
         augmentation=Augmentation(**recipe["augmentation"]),
@@ -82,7 +82,7 @@ def test_batches(
         spec,
         batch_size=config.batch_size,
         eval_batch_size=config.batch_size,
-        seed=science["seed"],
+        seed=identity["seed"],
         device=device,
     )
 

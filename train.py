@@ -1,12 +1,12 @@
-"""Train one network, or each of a multirun: python train.py model=vgg11 variant=LRr."""
+"""Train one network, or several in a multirun: python train.py model=vgg11 variant=LRr."""
 
 from __future__ import annotations
 
 import time
 
 STARTED = time.monotonic()
-"""When the process started (the imports take seconds): max_minutes counts from here, for all jobs
-of a multirun."""
+"""Start of the process, before the slow imports: max_minutes counts from here, for all jobs of a
+multirun."""
 
 import logging
 import math
@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 
-from configs import TrainConfig, run_id, science, variant_name
+from configs import TrainConfig, identify, run_id, variant_name
 from configs.cli import OUT_OF_TIME, run_main
-from configs.schema import RuntimeConfig
-from data import DATA, SIZE, Dataset, load_dataset
-from data.packed import packed_path
+from configs.identity import Identity
+from data import DATA, SIZE, Batches, DatasetFile
 from linearconv import set_execution
 from linearconv.dropout import seed_dropout
-from linearconv.engine.checkpoint import Locked, load
-from linearconv.engine.device import keep_freed_memory, resolve_device
-from linearconv.engine.loop import Speed, TrainSettings
+from linearconv.engine.checkpoint import load
+from linearconv.engine.device import resolve_device
+from linearconv.engine.lock import RunLocked
+from linearconv.engine.loop import TrainSettings
 from linearconv.engine.provenance import portable, provenance
-from linearconv.engine.run import Places, Restart, execute
+from linearconv.engine.run import Restart, RunPaths, RunSpec, execute
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
 from linearconv.errors import UserError
@@ -39,41 +39,30 @@ PATHS = ("results_dir", "checkpoint_dir", "log_dir", "dataset.root", "baseline_c
 
 
 def train(config: TrainConfig, overrides: list[str]) -> int:
-    """Run one config to its record; returns the exit code (see `configs.cli`)."""
-    # A finished run says so even where its data is not at hand; else the data comes first, since
-    # the run's identity depends on what is really in the file.
+    """Train one config and write its record; returns the exit code (see `configs.cli`)."""
     baseline = read_baseline(config)
-    baseline_id = None if baseline is None else baseline["run_id"]
-    identity = science(config, baseline=baseline_id)
-    has_data = packed_path(config.dataset.name, Path(config.dataset.root)).exists()
-    if has_data or config.overwrite or not places_of(config, identity).record.exists():
-        dataset = load_dataset(
-            config.dataset,
-            Path(config.dataset.root),
-            limit_train=config.dataset.limit_train,
-            limit_test=config.dataset.limit_test,
-            val_fraction=config.recipe.val_fraction,
-        )
-        identity = science(config, digest=dataset.digest, baseline=baseline_id)
-    places = places_of(config, identity)
-    record = places.finished()
+    file = DatasetFile(config.dataset, Path(config.dataset.root))
+    identity = identify(config, digest=file.digest, baseline=baseline and baseline["run_id"])
+    folders = (config.results_dir, config.checkpoint_dir, config.log_dir)
+    paths = RunPaths(run_id(identity), *map(Path, folders))
+    record = paths.finished()
     if record is not None and not config.overwrite:
-        print(f"{places.run_id} is already finished (overwrite=true runs it again)")
+        print(f"{paths.run_id} is already finished (overwrite=true runs it again)")
     else:
         try:
-            record = run(config, identity, places, dataset, baseline, overrides)
-        except Locked as holder:
-            print(f"{places.run_id} is being worked on by {holder}")
+            record = run(config, identity, paths, file, baseline, overrides)
+        except RunLocked as error:
+            print(f"{paths.run_id} is being trained by {error}")
             return 0
         if record is None:
-            print("stopped by max_minutes: with resume=true the same command continues")
+            print("stopped by max_minutes: run the same command with resume=true to continue")
             return OUT_OF_TIME
-    print(summary(record, places))
+    print(summary(record, paths))
     return 0
 
 
 def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
-    """The checkpoint of the trained network that the model starts from, if it starts from one."""
+    """The checkpoint of the trained network that the model starts from, or None."""
     if config.baseline_checkpoint is None:
         return None
     checkpoint = load(Path(config.baseline_checkpoint))
@@ -82,74 +71,80 @@ def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
     actual = found["model"]["name"], variant_name(found["variant"]), found["dataset"]["name"]
     if actual != expected or "optimizer" in checkpoint:
         raise UserError(
-            f"baseline_checkpoint={config.baseline_checkpoint} does not hold the best weights "
-            f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}: it is of "
+            f"baseline_checkpoint={config.baseline_checkpoint} must contain the best weights "
+            f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}, got "
             f"{checkpoint['run_id']}, epoch {checkpoint['epoch']}"
         )
     return checkpoint
 
 
-def places_of(config: TrainConfig, identity: dict[str, Any]) -> Places:
-    """Where the files of the run with this science config lie."""
-    folders = (config.results_dir, config.checkpoint_dir, config.log_dir)
-    return Places(run_id(identity), *map(Path, folders))
-
-
 def run(
     config: TrainConfig,
-    identity: dict[str, Any],
-    places: Places,
-    dataset: Dataset,
+    identity: Identity,
+    paths: RunPaths,
+    file: DatasetFile,
     baseline: dict[str, Any] | None,
     overrides: list[str],
 ) -> dict[str, Any] | None:
-    """Build what the engine needs and let it train; returns the record, None if out of time."""
-    device, spec = resolve_device(config.device), config.dataset
+    """Set up and run the training; returns the record, or None if out of time."""
+    device = resolve_device(config.device)
     torch.set_num_threads(config.runtime.threads or DEFAULT_THREADS)
-    if config.runtime.keep_memory:
-        keep_freed_memory()
-    print(f"{places.run_id} on {device}", flush=True)
-    return execute(
-        places,
+    batches = training_batches(config, file, device)
+    print(f"{paths.run_id} on {device}", flush=True)
+    spec = RunSpec(
+        paths,
         identity,
         lambda: initial_model(config, identity, baseline).to(device),
-        DATA[config.runtime.data](
-            dataset,
-            spec,
-            batch_size=config.recipe.batch_size,
-            eval_batch_size=config.runtime.eval_batch_size,
-            seed=config.seed,
-            device=device,
-        ),
+        batches,
         train_settings(config, identity),
-        speed(config.runtime),
+        config.runtime,
+        input_shape=(config.dataset.channels, SIZE, SIZE),
+    )
+    return execute(
+        spec,
+        Restart(config.resume, config.overwrite),
         start=provenance(
             device,
             overrides=[portable_override(override) for override in overrides],
             runtime=asdict(config.runtime),
-            dataset_path=portable(packed_path(spec.name, Path(spec.root))),
+            dataset_path=portable(file.path),
         ),
-        input_shape=(spec.channels, SIZE, SIZE),
-        restart=Restart(config.resume, config.overwrite),
         image_every=config.image_every,
         deadline=STARTED + 60 * (config.max_minutes or math.inf),
     )
 
 
+def training_batches(config: TrainConfig, file: DatasetFile, device: torch.device) -> Batches:
+    """The training and test batches of a run."""
+    dataset = file.load(
+        limit_train=config.dataset.limit_train,
+        limit_test=config.dataset.limit_test,
+        val_fraction=config.recipe.val_fraction,
+    )
+    return DATA[config.runtime.data](
+        dataset,
+        config.dataset,
+        batch_size=config.recipe.batch_size,
+        eval_batch_size=config.runtime.eval_batch_size,
+        seed=config.seed,
+        device=device,
+    )
+
+
 def portable_override(override: str) -> str:
-    """`key=value` as the record keeps it: see `portable`."""
+    """`key=value` for the record, with paths made `portable`."""
     key, _, value = override.partition("=")
     unquoted = value.strip("'\"")
     return f"{key}={portable(unquoted)}" if key in PATHS and unquoted else override
 
 
 def initial_model(
-    config: TrainConfig, identity: dict[str, Any], baseline: dict[str, Any] | None
+    config: TrainConfig, identity: Identity, baseline: dict[str, Any] | None
 ) -> torch.nn.Module:
     """The network with the run's initial weights, on the CPU."""
     shape = {"in_channels": config.dataset.channels, "classes": config.dataset.classes}
     with seeded("init", config.seed):
-        model = build_model(config.model.name, Variant.from_science(identity["variant"]), **shape)
+        model = build_model(config.model.name, Variant.from_identity(identity["variant"]), **shape)
     if baseline is not None:
         trained = build_model(baseline["science"]["model"]["name"], Variant(), **shape)
         trained.load_state_dict(baseline["model"])
@@ -159,8 +154,8 @@ def initial_model(
     return model
 
 
-def train_settings(config: TrainConfig, identity: dict[str, Any]) -> TrainSettings:
-    """What the engine trains."""
+def train_settings(config: TrainConfig, identity: Identity) -> TrainSettings:
+    """The engine's settings for a config."""
     recipe, regularizer = config.recipe, identity["regularizer"]
     return TrainSettings(
         epochs=recipe.epochs,
@@ -172,22 +167,8 @@ def train_settings(config: TrainConfig, identity: dict[str, Any]) -> TrainSettin
     )
 
 
-def speed(runtime: RuntimeConfig) -> Speed:
-    """How the engine computes it."""
-    return Speed(
-        channels_last=runtime.channels_last,
-        fused_adam=runtime.fused_adam,
-        capture=runtime.cuda_graphs,
-        fold_batch_norms=runtime.fold_batch_norms,
-        pool_before_relu=runtime.pool_before_relu,
-        pool_before_norm=runtime.pool_before_norm,
-        small_image_products=runtime.small_image_products,
-        save_every_s=runtime.save_every_s,
-    )
-
-
-def summary(record: dict[str, Any], places: Places) -> str:
-    """The result row, and where everything of the run lies."""
+def summary(record: dict[str, Any], paths: RunPaths) -> str:
+    """The results of a run and the paths of its files."""
     name = record["science"]
     parts = [
         f"{name['model']['name']}-{variant_name(name['variant'])} on {name['dataset']['name']}",
@@ -199,9 +180,9 @@ def summary(record: dict[str, Any], places: Places) -> str:
     return "\n".join(
         [
             " | ".join(parts),
-            f"record      {places.record}",
-            f"checkpoints {places.checkpoints}/",
-            f"TensorBoard {places.log}/",
+            f"record      {paths.record}",
+            f"checkpoints {paths.checkpoints}/",
+            f"TensorBoard {paths.log}/",
         ]
     )
 

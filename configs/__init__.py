@@ -1,15 +1,15 @@
-"""The Hydra groups, and the code that reads them: overrides in, checked configs out."""
+"""The Hydra config groups, and the code that composes and checks them."""
 
 from configs.compose import compose, dataset_config
+from configs.identity import identify, run_id, variant_name
 from configs.schema import EvalConfig, TrainConfig
-from configs.science import run_id, science, variant_name
 
 __all__ = [
     "EvalConfig",
     "TrainConfig",
     "compose",
     "dataset_config",
+    "identify",
     "run_id",
-    "science",
     "variant_name",
 ]

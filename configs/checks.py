@@ -1,4 +1,4 @@
-"""Checks of values: every mistake that can be found before data is read or anything computed."""
+"""Config validation, before any data is read or anything is computed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from models import Variant, architecture, check_variant
 
 
 def check(config: TrainConfig | EvalConfig) -> None:
-    """Refuse a config that cannot be run as it is meant.
+    """Reject an invalid config.
 
     Raises:
-        UserError: names the key, what was expected and what to do.
+        UserError: the message names the key, the expected value and the fix.
     """
     if isinstance(config, EvalConfig):
         _check_eval(config)
@@ -31,11 +31,11 @@ def check(config: TrainConfig | EvalConfig) -> None:
 
 
 def check_ready(config: TrainConfig | EvalConfig) -> None:
-    """Refuse a config that `check` accepts but that lacks something here, where it is to run.
+    """Reject a valid config that cannot run on this machine.
 
     Raises:
-        UserError: the device is not there; the baseline's checkpoint is missing, or given where
-            none is needed.
+        UserError: the device is not available; the baseline checkpoint is missing, or given for a
+            model that does not use one.
     """
     _check_device_is_there(config.device)
     if isinstance(config, EvalConfig):
@@ -43,14 +43,14 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
     name, path = config.model.name, config.baseline_checkpoint
     baseline = architecture(name).baseline
     if baseline is None:
-        _require(path is None, f"baseline_checkpoint is not used by model={name}: leave it out")
+        _require(path is None, f"baseline_checkpoint is not used by model={name}: remove it")
         return
     how = (
         f"train one with `python train.py model={baseline} variant=Conv "
         f"dataset={config.dataset.name}` and give baseline_checkpoint=checkpoints/<run_id>/best.pt"
     )
     _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
-    _require(Path(path).is_file(), f"baseline_checkpoint={path} is not there: {how}")
+    _require(Path(path).is_file(), f"baseline_checkpoint={path} not found: {how}")
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -76,8 +76,8 @@ def _check_numbers(config: TrainConfig) -> None:
         )
     _require(
         regularizer.strength > 0 and math.isfinite(regularizer.strength),
-        f"regularizer.strength must be above 0, got {regularizer.strength}; variant=L and "
-        "variant=Conv train without the correlation loss",
+        f"regularizer.strength must be above 0, got {regularizer.strength}; to train "
+        "without the correlation loss, use variant=L or variant=Conv",
     )
     _require(
         0 <= recipe.val_fraction < 1,
@@ -86,8 +86,8 @@ def _check_numbers(config: TrainConfig) -> None:
     _require(config.seed >= 0, f"seed must be at least 0, got {config.seed}")
     _require(
         0 < config.alpha < 1,
-        f"alpha must lie between 0 and 1, both excluded, got {config.alpha}; it is the share of "
-        "primary filters (variant=Conv is what alpha=1 would be)",
+        f"alpha must be between 0 and 1 (exclusive), got {config.alpha}; it is the share of "
+        "primary filters (for alpha=1, use variant=Conv)",
     )
 
 
@@ -104,7 +104,7 @@ def _check_dataset(config: TrainConfig) -> None:
     images = dataset.limit_train or dataset.train_size
     _require(
         fraction == 0 or 0 < round(fraction * images) < images,
-        f"recipe.val_fraction={fraction} leaves no training or no validation image of {images}",
+        f"recipe.val_fraction={fraction} leaves no training or no validation images of {images}",
     )
     for key, values in asdict(dataset.normalisation).items():
         _require(
@@ -114,12 +114,12 @@ def _check_dataset(config: TrainConfig) -> None:
     size, augmentation = dataset.image_size, dataset.augmentation
     _require(
         augmentation.train_padding >= 0 and size + 2 * augmentation.train_padding >= 32,
-        f"dataset.augmentation.train_padding={augmentation.train_padding} does not bring images of "
+        f"dataset.augmentation.train_padding={augmentation.train_padding} does not pad images of "
         f"{size} pixels to 32",
     )
     _require(
         size + 2 * augmentation.test_padding == 32,
-        f"dataset.augmentation.test_padding must be {(32 - size) // 2}, which brings images of "
+        f"dataset.augmentation.test_padding must be {(32 - size) // 2}, which pads images of "
         f"{size} pixels to 32, got {augmentation.test_padding}",
     )
 
@@ -131,8 +131,8 @@ def _check_choices(config: TrainConfig) -> None:
     _require(
         not config.runtime.cuda_graphs
         or (config.runtime.data == "resident" and config.runtime.fused_adam),
-        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
-        "captured step cuts its own batches and keeps its learning rate on the device",
+        "runtime.cuda_graphs=true requires runtime.data=resident and runtime.fused_adam=true: a "
+        "captured step builds its own batches and keeps its learning rate on the device",
     )
     _require(
         config.runtime.save_every_s >= 0,
@@ -147,24 +147,25 @@ def _check_variant(config: TrainConfig) -> None:
     variant = config.variant
     _require(
         not (variant.linear and variant.widths == "matched"),
-        f"variant.widths=matched belongs to variant=e, got variant={variant.name}",
+        f"variant.widths=matched is only valid for variant=e, got variant={variant.name}",
     )
     if variant.name == "LRr":
         _require(
             variant.rank is not None and variant.rank > 0,
-            f"variant.rank must be above 0, got {variant.rank}; variant=Lr has no rank",
+            f"variant.rank must be above 0, got {variant.rank}; for a full A, use variant=Lr",
         )
     else:
         _require(
             variant.rank is None,
-            f"variant.rank={variant.rank} belongs to variant=LRr, got variant={variant.name}",
+            f"variant.rank={variant.rank} is only valid for variant=LRr, "
+            f"got variant={variant.name}",
         )
     if variant.linear:
         _require_choice("variant.init", variant.init, INITS)
     else:
         _require(
             variant.init is None,
-            f"variant.init={variant.init} belongs to the variants L, Lr and LRr, "
+            f"variant.init={variant.init} is only valid for variants L, Lr and LRr, "
             f"got variant={variant.name}",
         )
     check_variant(
@@ -202,8 +203,8 @@ def _check_device_is_there(device: str) -> None:
         count = torch.cuda.device_count()
         _require(
             int(index or 0) < count,
-            f"device={device} is not there: torch sees {count} CUDA device(s); use device=cpu or "
-            "install a torch that fits the driver",
+            f"device={device} is not available: torch sees {count} CUDA device(s); use device=cpu "
+            "or install a torch build that matches the driver",
         )
 
 

@@ -1,7 +1,7 @@
-"""One wrapper around `hydra.main`: messages instead of tracebacks, and exit codes that tell.
+"""A wrapper around `hydra.main`: messages instead of tracebacks, and meaningful exit codes.
 
-0: done (or already done). 1: a run failed. 2: a user's mistake. 75: stopped by a time limit,
-call again to go on. 130: interrupted, likewise.
+0: done (or already done). 1: a run failed. 2: user error. 75: stopped by a time limit, run again
+to continue. 130: interrupted, run again to continue.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from linearconv.errors import UserError
 FAILED, MISTAKE, OUT_OF_TIME, INTERRUPTED = 1, 2, 75, 130
 
 Job = Callable[[Any, list[str]], int]
-"""Runs one config, given its overrides too; returns an exit code."""
+"""Takes a config and its overrides, runs it and returns an exit code."""
 
 
 def run_main(config_name: str, job: Job) -> NoReturn:
-    """Run `job` for the command line's config, or for each of a multirun's, and exit.
+    """Run `job` for the config of the command line, or for each config of a multirun, and exit.
 
     In a multirun a failed job does not stop the others; all failures are listed at the end.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through to here
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra propagate exceptions
     signal.signal(signal.SIGTERM, _interrupt)
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(usage(config_name))
@@ -49,7 +49,7 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         code = _run_job(job, composed, overrides)
         outcomes.append((overrides, code))
         if code != 0 and "SUBMITIT_EXECUTOR" in os.environ:
-            raise JobFailed(code, overrides)  # Hydra's launcher brings nothing else home
+            raise JobFailed(code, overrides)  # the launcher propagates only exceptions
         return code
 
     main = hydra.main(
@@ -74,12 +74,12 @@ def run_main(config_name: str, job: Job) -> NoReturn:
 
 
 def _interrupt(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM ends a run as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def usage(config_name: str) -> str:
-    """How to call an entry point, and the choices of each group."""
+    """The usage of an entry point, with the choices of each config group."""
     lines = [f"python {config_name}.py KEY=VALUE ...   (-m for a sweep, --cfg job for all keys)"]
     if config_name == "train":
         for group in ("model", "variant", "dataset", "recipe", "runtime"):
@@ -119,16 +119,16 @@ def _exit_code(outcomes: list[tuple[list[str], int]]) -> int:
 
 
 class JobFailed(Exception):
-    """A multirun's job failed in a process of its own; has its exit code and its overrides."""
+    """A multirun's job failed in its own process; `args` are its exit code and overrides."""
 
 
 class CheckEveryJob(Callback):
     """Composes and checks every job of a multirun before the first one starts."""
 
     def on_multirun_start(self, config: DictConfig, config_name: str, **kwargs: Any) -> None:
-        """Exit with one message that lists every job that could not run."""
+        """Exit with one message that lists every job that cannot run."""
         if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            return  # another sweeper decides on its jobs as it goes
+            return  # other sweepers choose their jobs at run time
         mistakes = []
         try:
             jobs = _jobs(list(config.hydra.overrides.task))
@@ -141,7 +141,7 @@ class CheckEveryJob(Callback):
                 mistakes.append(f"{' '.join(overrides)}: {error}")
         if mistakes:
             print("nothing was started:", *mistakes, sep="\n", file=sys.stderr)
-            sys.exit(MISTAKE)  # Hydra swallows any other exception of a callback
+            sys.exit(MISTAKE)  # Hydra swallows all other exceptions of a callback
 
 
 def _jobs(overrides: list[str]) -> list[list[str]]:

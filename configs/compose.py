@@ -1,4 +1,4 @@
-"""From overrides to a checked config."""
+"""Composing overrides into a checked config."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ VERSION_BASE = "1.3"
 NOISE = re.compile(
     r"\s+(full_key:|reference_type=|object_type=|provider=)|Config search path:|To append to your"
 )
-"""Lines of Hydra's and OmegaConf's messages that speak of their own internals, or advise to add a
-key that nothing would read."""
+"""Lines of error messages that describe Hydra or OmegaConf internals, or suggest adding a key that
+nothing would read."""
 
 register_schemas()
 
@@ -39,7 +39,7 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> TrainConfig
         config_name: "train" or "eval".
 
     Raises:
-        UserError: an unknown key or choice, a wrong type, or a value that makes no sense.
+        UserError: an unknown key or choice, a wrong type, or an invalid value.
     """
     with user_errors():
         config = to_config(compose_raw(list(overrides), config_name))
@@ -48,7 +48,7 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> TrainConfig
 
 
 def compose_raw(overrides: list[str], config_name: str) -> DictConfig:
-    """Hydra's own composition, inside a Hydra application or outside of one."""
+    """Compose with Hydra, inside or outside a Hydra application."""
     if GlobalHydra.instance().is_initialized():
         context = nullcontext()
     else:
@@ -58,10 +58,10 @@ def compose_raw(overrides: list[str], config_name: str) -> DictConfig:
 
 
 def to_config(composed: DictConfig) -> TrainConfig | EvalConfig:
-    """Hydra's tree as the dataclasses of `configs.schema`, interpolations resolved.
+    """Convert Hydra's config tree to the dataclasses of `configs.schema`, interpolations resolved.
 
     Raises:
-        UserError: a key that the schema does not have was forced in with "+key=".
+        UserError: a key that is not in the schema was added with "+key=".
     """
     config = OmegaConf.to_object(composed)
     unknown = list(_unknown_keys(config))
@@ -80,10 +80,10 @@ def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def dataset_config(name: str) -> DatasetConfig:
-    """A dataset's config alone, as configs/dataset/<name>.yaml has it.
+    """The config of one dataset, from configs/dataset/<name>.yaml.
 
     Raises:
-        UserError: there is no such dataset; the choices are listed.
+        UserError: unknown dataset; the message lists the choices.
     """
     known = sorted(path.stem for path in (CONFIG_DIR / "dataset").glob("*.yaml"))
     if name not in known:
@@ -94,7 +94,7 @@ def dataset_config(name: str) -> DatasetConfig:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what Hydra and OmegaConf say about overrides into `UserError`."""
+    """Convert exceptions of Hydra and OmegaConf into `UserError`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:

@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from configs.compose import CONFIG_DIR, compose
+from configs.identity import Identity, identify, run_id
 from configs.schema import TrainConfig
-from configs.science import Science, run_id, science
 from linearconv.errors import UserError
 from models import architecture
 
@@ -20,13 +20,13 @@ TABLES = (2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Cell:
-    """One accuracy of a table: what its run trains, but for the seed.
+    """One accuracy of a table: what its runs train, except for the seed.
 
     Attributes:
         model: a registered model.
         variant: Conv, r, e, L, Lr or LRr.
         dataset: a dataset's name.
-        alpha: share of primary filters; the default one is None, however it is given.
+        alpha: share of primary filters; the default value is stored as None.
     """
 
     model: str
@@ -36,10 +36,10 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.alpha == TrainConfig.alpha:
-            object.__setattr__(self, "alpha", None)  # one cell has one name
+            object.__setattr__(self, "alpha", None)  # one form for each cell
 
     def overrides(self, recipe: str, seed: int) -> tuple[str, ...]:
-        """What train.py is called with."""
+        """The overrides for train.py."""
         named = [f"{key}={value}" for key, value in vars(self).items() if value is not None]
         return (*named, f"recipe={recipe}", f"seed={seed}")
 
@@ -51,17 +51,17 @@ class Run:
     Attributes:
         cell: the cell.
         seed: the run's seed.
-        overrides: what train.py is called with; where `baseline` is set, the path of its weights
-            is still to be added as `baseline_checkpoint=`.
-        science: the science config on the published data, as a record holds it.
-        run_id: the run's name, which follows from `science`.
+        overrides: overrides for train.py; if `baseline` is set, its weights must still be added
+            as `baseline_checkpoint=`.
+        identity: what it computes on the published data; see `configs.identity`.
+        run_id: the run's name, derived from `identity`.
         baseline: the run whose trained network this one starts from, or None.
     """
 
     cell: Cell
     seed: int
     overrides: tuple[str, ...]
-    science: Science
+    identity: Identity
     run_id: str
     baseline: Run | None = None
 
@@ -89,7 +89,7 @@ def cell_runs(cell: Cell, *, recipe: str = "paper", seeds: Sequence[int] = (0,))
     runs = []
     for seed, start in zip(seeds, before, strict=True):
         config.seed = seed
-        identity = science(config, baseline=start and start.run_id)
+        identity = identify(config, baseline=start and start.run_id)
         overrides = cell.overrides(recipe, seed)
         runs.append(Run(cell, seed, overrides, identity, run_id(identity), start))
     return runs
@@ -100,24 +100,24 @@ def select_runs(
     *,
     recipe: str = "paper",
     seeds: Sequence[int] = (0,),
-    **narrowed: Collection[str],
+    **filters: Collection[str],
 ) -> list[Run]:
-    """The runs behind tables, each once, in the order to train them.
+    """The runs behind tables, each once, in training order.
 
-    All cells come with one seed before any comes with the next, so that a table is full early; a
-    baseline comes before what starts from it, also where the narrowing leaves it out.
+    All cells are trained with one seed before the next seed, so that a table fills up early. A
+    baseline comes before the runs that start from it, even if the filters exclude it.
 
     Args:
-        tables: numbers of the tables.
-        recipe: what is trained with.
-        seeds: of each cell.
-        narrowed: names to keep, for any of `model`, `variant` and `dataset`; empty for all.
+        tables: the table numbers.
+        recipe: name of the recipe.
+        seeds: the seeds of each cell.
+        filters: names to keep, for any of `model`, `variant` and `dataset`; empty: all.
 
     Raises:
-        UserError: a name that none of the tables has, or no cell is left.
+        UserError: a name that is in none of the tables, or no cell matches.
     """
     cells = list(dict.fromkeys(cell for table in tables for cell in table_cells(table)))
-    for attribute, names in narrowed.items():
+    for attribute, names in filters.items():
         known = list(dict.fromkeys(getattr(cell, attribute) for cell in cells))
         for name in names:
             if name not in known:
@@ -125,10 +125,10 @@ def select_runs(
     kept = [
         cell
         for cell in cells
-        if all(not names or getattr(cell, key) in names for key, names in narrowed.items())
+        if all(not names or getattr(cell, key) in names for key, names in filters.items())
     ]
     if not kept:
-        raise UserError("no cell of the table has all of the names at once")
+        raise UserError("no cell matches all filters")
     runs = [run for cell in kept for run in cell_runs(cell, recipe=recipe, seeds=seeds)]
     runs.sort(key=lambda run: seeds.index(run.seed))
     ordered = (one for run in runs for one in (run.baseline, run) if one is not None)
@@ -136,7 +136,7 @@ def select_runs(
 
 
 def _cells(block: dict[str, Any]) -> Iterator[Cell]:
-    """The product of a block's lists."""
+    """The Cartesian product of a block's lists."""
     lists = (value if isinstance(value, list) else [value] for value in block.values())
     for values in itertools.product(*lists):
         yield Cell(**dict(zip(block, values, strict=True)))

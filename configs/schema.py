@@ -1,4 +1,4 @@
-"""The types of every key that a user can set, and the checks on their values."""
+"""Every config key, with its type and default."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from data.spec import DatasetSpec
+from linearconv.engine.fast.speed import Speed
 
 
 @dataclass
 class DatasetConfig(DatasetSpec):
-    """A dataset, where it lies and how much of it to use.
+    """A dataset, the folder of its file and how much of it to use.
 
     Attributes:
-        root: the folder of packed datasets; the environment variable LINEARCONV_DATA moves it.
-        limit_train: train on the first so many images alone; for trying things out.
-        limit_test: test on the first so many images alone.
+        root: the folder of packed datasets; default: $LINEARCONV_DATA, else datasets.
+        limit_train: train on the first N images only; for quick tests.
+        limit_test: test on the first N images only.
     """
 
     root: str = "${oc.env:LINEARCONV_DATA,datasets}"
@@ -31,8 +32,8 @@ class ModelConfig:
 
     Attributes:
         name: a registered model.
-        revision: bumped when the model's meaning changes, which voids its older records.
-        lr: its learning rate where the recipe gives none.
+        revision: bumped when the model changes, which invalidates its older records.
+        lr: its learning rate if the recipe sets none.
     """
 
     name: str = MISSING
@@ -42,16 +43,16 @@ class ModelConfig:
 
 @dataclass
 class VariantConfig:
-    """What takes the place of the convolutions; see `models.Variant`.
+    """What replaces the convolutions; see `models.Variant`.
 
     Attributes:
-        name: the variant chosen; what it does is in the other fields.
-        revision: bumped when the variant's meaning changes, which voids its older records.
+        name: name of the variant; the other fields define it.
+        revision: bumped when the variant changes, which invalidates its older records.
         linear: LinearConv layers instead of plain convolutions.
         regularized: with the correlation loss.
         rank: rank of A = A1 A2; null for a full A.
         init: initialisation of LinearConv layers: released, variance_preserving.
-        widths: model (the architecture's) or matched (the -Lr model's parameters).
+        widths: model (the architecture's) or matched (to the parameter count of Lr).
     """
 
     name: str = MISSING
@@ -65,7 +66,7 @@ class VariantConfig:
 
 @dataclass
 class RecipeConfig:
-    """How it is trained; configs/recipe/paper.yaml says what each value means."""
+    """The training recipe; configs/recipe/paper.yaml documents each value."""
 
     epochs: int = MISSING
     batch_size: int = MISSING
@@ -78,7 +79,7 @@ class RecipeConfig:
 
 @dataclass
 class RegularizerConfig:
-    """The correlation loss; configs/recipe/paper.yaml says what each value means."""
+    """The correlation loss; configs/recipe/paper.yaml documents each value."""
 
     strength: float = MISSING
     every: int = MISSING
@@ -86,43 +87,42 @@ class RegularizerConfig:
 
 
 @dataclass
-class RuntimeConfig:
-    """How fast it is computed, not what; configs/runtime/*.yaml say what each value means."""
+class RuntimeConfig(Speed):
+    """How training is executed, not what it computes; configs/runtime/fast.yaml has the details.
+
+    Attributes:
+        name: name of the preset.
+        data: how batches are built; see `data.DATA`.
+        execution: how LinearConv layers compute; see `linearconv.LinearConv2d`.
+        eval_batch_size: images per evaluation batch.
+        threads: CPU threads; null: torch's default.
+    """
 
     name: str = MISSING
     data: str = MISSING
     execution: str = MISSING
-    channels_last: bool = MISSING
-    fused_adam: bool = MISSING
-    cuda_graphs: bool = MISSING
-    fold_batch_norms: bool = MISSING
-    pool_before_relu: bool = MISSING
-    pool_before_norm: bool = MISSING
-    small_image_products: bool = MISSING
-    keep_memory: bool = MISSING
-    save_every_s: float = MISSING
     eval_batch_size: int = MISSING
     threads: int | None = None
 
 
 @dataclass
 class TrainConfig:
-    """Everything that train.py takes.
+    """The config of train.py.
 
     Attributes:
         alpha: share of primary filters in LinearConv layers.
-        seed: of the initial weights and of the data's order, crops and flips.
+        seed: seeds the initial weights and the order, crops and flips of the data.
         precision: tf32 (convolutions may use TF32), fp32 or bf16 (autocast).
         device: auto, cpu, cuda or cuda:N.
-        resume: continue an interrupted run from its last checkpoint; false starts it over.
-        overwrite: run a finished run again; its record is replaced when the new one is complete.
-            Interrupted, this too is continued by the same command.
+        resume: continue an interrupted run from its last checkpoint; false starts over.
+        overwrite: rerun a finished run; its record is replaced when the rerun is complete. An
+            interrupted rerun is continued by the same command.
         baseline_checkpoint: best.pt of the trained network that a model starts from (vgg11_basis).
-        max_minutes: stop at an epoch's end before the process has run so long; null: no limit.
-        image_every: epochs between two sets of images in the TensorBoard log.
-        results_dir: where the record goes: <results_dir>/runs/<run_id>.json.
-        checkpoint_dir: where the checkpoints go: <checkpoint_dir>/<run_id>/.
-        log_dir: where the TensorBoard log goes: <log_dir>/<run_id>/.
+        max_minutes: stop at an epoch end, before the process has run this long; null: no limit.
+        image_every: epochs between image summaries in the TensorBoard log.
+        results_dir: the record is <results_dir>/runs/<run_id>.json.
+        checkpoint_dir: the checkpoints are in <checkpoint_dir>/<run_id>/.
+        log_dir: the TensorBoard log is in <log_dir>/<run_id>/.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -147,23 +147,23 @@ class TrainConfig:
 
 @dataclass
 class EvalDatasetConfig:
-    """Where the dataset lies; which one it is, the checkpoint says."""
+    """The folder of the dataset's file; the checkpoint determines which dataset it is."""
 
     root: str = "${oc.env:LINEARCONV_DATA,datasets}"
 
 
 @dataclass
 class EvalConfig:
-    """Everything that eval.py takes.
+    """The config of eval.py.
 
     Attributes:
         run: a run_id, looked up in checkpoint_dir.
-        checkpoint: instead of run, the path of a checkpoint.
-        weights: best (by the run's selection) or last; of a run.
+        checkpoint: path of a checkpoint, instead of run.
+        weights: with run: best (as selected in training) or last.
         device: auto, cpu, cuda or cuda:N.
-        batch_size: images in a batch.
-        checkpoint_dir: where the runs' checkpoints lie.
-        dataset.root: where the dataset lies; datasets, or LINEARCONV_DATA, by default.
+        batch_size: images per batch.
+        checkpoint_dir: the checkpoints of a run are in <checkpoint_dir>/<run_id>/.
+        dataset.root: the folder of packed datasets; default: $LINEARCONV_DATA, else datasets.
     """
 
     run: str | None = None
@@ -176,7 +176,7 @@ class EvalConfig:
 
 
 def register_schemas() -> None:
-    """Make the schemas known to Hydra; train.yaml and eval.yaml name them."""
+    """Register the schemas that train.yaml and eval.yaml use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)

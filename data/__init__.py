@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from data.batches import SIZE, Batches
-from data.packed import Dataset, packed_path, read_packed
+from data.file import DatasetFile
+from data.packed import Dataset
 from data.reference import ReferenceBatches
 from data.resident import ResidentBatches
 from data.spec import Augmentation, DatasetSpec, Normalisation
@@ -17,6 +17,7 @@ __all__ = [
     "Augmentation",
     "Batches",
     "Dataset",
+    "DatasetFile",
     "DatasetSpec",
     "Normalisation",
     "ReferenceBatches",
@@ -25,9 +26,7 @@ __all__ = [
 ]
 
 DATA: dict[str, type[Batches]] = {"per_sample": ReferenceBatches, "resident": ResidentBatches}
-"""The ways of cutting batches, by the name that `runtime.data` gives them; bit for bit equal."""
-
-log = logging.getLogger(__name__)
+"""Batch implementations by their name in `runtime.data`; their batches are bit-identical."""
 
 
 def load_dataset(
@@ -38,31 +37,17 @@ def load_dataset(
     limit_test: int | None = None,
     val_fraction: float = 0.0,
 ) -> Dataset:
-    """Load a dataset, downloading and packing it at its first use.
+    """Load a dataset, downloading and packing it on first use; see `DatasetFile.load`.
 
     Args:
-        spec: which dataset, and what its file must hold.
+        spec: the dataset, and what its file must contain.
         root: the folder of packed files.
-        limit_train: keep only so many training images, the first in canonical order.
-        limit_test: likewise for the test images.
+        limit_train: keep only the first `limit_train` training images in canonical order.
+        limit_test: the same for the test images.
         val_fraction: share of the (kept) training images to hold out for validation.
 
     Raises:
-        UserError: the data is missing and cannot be fetched, damaged, or not what `spec` says.
+        UserError: the data is damaged, does not match `spec`, or is missing and cannot be fetched.
     """
-    if not packed_path(spec.name, root).exists():
-        from data.official import pack
-
-        log.info("%s is not there yet: fetching %s", packed_path(spec.name, root), spec.name)
-        pack(spec.name, root)
-    dataset = read_packed(spec, root)
-    if dataset.digest != spec.digest:
-        log.warning(
-            "%s holds other images or labels than the published %s (sha256 %s..., %s): the run "
-            "gets an identity of its own and fills no cell of the tables",
-            packed_path(spec.name, root),
-            spec.name,
-            dataset.digest[:12],
-            f"expected {spec.digest[:12]}..." if spec.digest else "none is pinned yet",
-        )
-    return dataset.limited(limit_train, limit_test).hold_out(val_fraction)
+    file = DatasetFile(spec, root)
+    return file.load(limit_train=limit_train, limit_test=limit_test, val_fraction=val_fraction)

@@ -1,4 +1,4 @@
-"""What all ways of cutting a dataset into batches share."""
+"""Base class of the batch implementations."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ BatchIterator = Iterator[tuple[Tensor, Tensor]]
 
 
 class Batches(ABC):
-    """Batches of a dataset as the paper augments them.
+    """Batches of a dataset, augmented as in the paper.
 
     Every batch is (images (B, C, 32, 32) of `dtype`, labels (B,) int64) on `device`. The last
-    batch of a pass is shorter where the batch size does not divide the number of images.
+    batch of a pass is smaller if the batch size does not divide the number of images.
 
     Args:
-        dataset: what to show.
+        dataset: the images and labels.
         spec: its augmentation and normalisation.
-        batch_size: images in a training batch.
-        eval_batch_size: images in an evaluation batch; changes no accuracy.
+        batch_size: images per training batch.
+        eval_batch_size: images per evaluation batch; does not affect the accuracy.
         seed: the run's seed, for the `EpochPlan`s.
-        device: where the batches shall lie.
-        dtype: type of the images; they are normalised in it too.
+        device: device of the batches.
+        dtype: type of the images, and of the arithmetic that normalises them.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Batches(ABC):
         """The augmented training batches of one epoch, counted from 0."""
 
     def test(self) -> BatchIterator:
-        """The test images in canonical order, not varied."""
+        """The test images in canonical order, without augmentation."""
         return self._plain(self.dataset.test)
 
     def val(self) -> BatchIterator | None:
-        """The held-out training images, not varied; None without `val_fraction`."""
+        """The held-out training images, without augmentation; None without `val_fraction`."""
         return None if self.dataset.val is None else self._plain(self.dataset.val)
 
     @abstractmethod
     def _plain(self, split: Split) -> BatchIterator:
-        """The images of a split in order, padded to 32x32 and normalised alone."""
+        """The images of a split in order, only padded to 32x32 and normalised."""

@@ -1,17 +1,17 @@
-"""The datasets as their publishers distribute them: downloaded, parsed and packed.
+"""The official dataset files: downloaded, parsed and packed.
 
-torchvision downloads and parses the official files (with their MD5 sums); it is imported here
-alone, since training itself reads the packed file.
+torchvision downloads and parses the official files and checks their MD5 sums; only this module
+imports it, since training reads the packed file.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from data.packed import how_to_get, packed_path, write_packed
 from linearconv.errors import UserError
@@ -22,21 +22,20 @@ Arrays = dict[str, np.ndarray]
 
 
 def pack(name: str, root: Path, *, download: bool = True) -> Path:
-    """Write `<root>/<name>.npz`, unless it is there, from the files in `<root>/raw/<name>/`.
+    """Write `<root>/<name>.npz`, unless it exists, from the files in `<root>/raw/<name>/`.
 
     Args:
         name: one of `READERS`.
         root: the folder of datasets.
-        download: fetch official files that are not there yet; shows a progress bar.
+        download: download missing official files; shows a progress bar.
 
     Raises:
-        UserError: the official files are not there and cannot be fetched, or are damaged.
+        UserError: the official files are damaged, or missing and cannot be downloaded.
     """
     raw, path = root / "raw" / name, packed_path(name, root)
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with (raw / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes, one fetches for all
+        with FileLock(raw / ".lock"):  # only one of several processes downloads
             if not path.exists():
                 write_packed(path, READERS[name](raw, download))
                 log.info("packed %s into %s", name, path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,17 +17,19 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
+DIGEST = "digest"
+"""Key of the digest; files packed elsewhere may lack it."""
 
 DAMAGE = (
     OSError,
     ValueError,
     EOFError,
     TypeError,
-    RuntimeError,  # an encrypted member or, as a subclass of it, an unknown compression
+    RuntimeError,  # encrypted member; its subclass NotImplementedError: unknown compression
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a damaged .npz raises."""
+"""Exceptions that reading a damaged .npz raises."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Dataset:
         train: training images and labels.
         test: test images and labels.
         classes: name of each label.
-        digest: sha256 of the whole dataset, whatever was cut off it since.
-        val: training images held out for a clean model selection, or None.
+        digest: sha256 of the whole dataset, before `limited` and `hold_out`.
+        val: training images held out for model selection, or None.
     """
 
     train: Split
@@ -62,7 +65,7 @@ class Dataset:
     val: Split | None = None
 
     def limited(self, train: int | None, test: int | None) -> Dataset:
-        """Only the first so many images, in canonical order, of each split (None: all)."""
+        """Keep only the first `train` and `test` images, in canonical order (None: all)."""
         return replace(self, train=self.train[:train], test=self.test[:test])
 
     def hold_out(self, fraction: float) -> Dataset:
@@ -75,23 +78,34 @@ class Dataset:
 
 
 def packed_path(name: str, root: Path) -> Path:
-    """Where the packed file of a dataset lies."""
+    """The packed file of a dataset."""
     return root / f"{name}.npz"
 
 
 def how_to_get(name: str, root: Path) -> str:
     """The two ways to get a dataset, for error messages."""
     return (
-        f"Either run `python scripts/data.py {name}` where there is a network "
-        f"(it downloads the official files and packs them), "
-        f"or copy {name}.npz, packed so on another machine, into {root.resolve()}/"
+        f"Either run `python scripts/prepare_data.py {name}` on a machine with network access "
+        f"(it downloads and packs the official files), "
+        f"or copy {name}.npz, packed that way on another machine, into {root.resolve()}/"
     )
 
 
 def write_packed(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a dataset's arrays (see `KEYS`) as one uncompressed .npz, all or nothing."""
+    """Atomically write a dataset's arrays (see `KEYS`) and their digest as one .npz."""
+    digest = _digest(*(_canonical(split) for split in _splits(arrays)))
     with atomic_write(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays, **{DIGEST: np.array(digest)})
+
+
+def read_digest(spec: DatasetSpec, root: Path) -> str | None:
+    """The digest stored in `<root>/<name>.npz`; None if it was packed without one.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _opened(spec, root) as file:
+        return str(file[DIGEST]) if DIGEST in file.files else None
 
 
 def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
@@ -101,7 +115,7 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
         UserError: the file is missing, damaged or not the dataset that `spec` describes.
     """
     path = packed_path(spec.name, root)
-    arrays = _read_arrays(path, spec, root)
+    arrays = _read_arrays(spec, root)
     for key, expected in _expected(spec).items():
         actual = (arrays[key].shape, arrays[key].dtype.name)
         if actual != expected:
@@ -117,32 +131,45 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
         low, high = arrays[key].min(), arrays[key].max()
         if low < 0 or high >= spec.classes:
             raise UserError(
-                f"{path}: {key} holds labels from {low} to {high}, expected 0 to "
+                f"{path}: {key} contains labels from {low} to {high}, expected 0 to "
                 f"{spec.classes - 1}. {how_to_get(spec.name, root)}"
             )
-    train = _canonical(Split(arrays["train_images"], arrays["train_labels"]))
-    test = _canonical(Split(arrays["test_images"], arrays["test_labels"]))
-    return Dataset(train, test, tuple(map(str, arrays["classes"])), _digest(train, test))
+    train, test = (_canonical(split) for split in _splits(arrays))
+    digest = _digest(train, test)
+    if DIGEST in arrays and digest != str(arrays[DIGEST]):
+        raise UserError(
+            f"{path} was changed after it was packed (digest {digest}, stored {arrays[DIGEST]}). "
+            f"Delete it first. {how_to_get(spec.name, root)}"
+        )
+    return Dataset(train, test, tuple(map(str, arrays["classes"])), digest)
 
 
-def _read_arrays(path: Path, spec: DatasetSpec, root: Path) -> dict[str, np.ndarray]:
+def _read_arrays(spec: DatasetSpec, root: Path) -> dict[str, np.ndarray]:
+    with _opened(spec, root) as file:
+        missing = [key for key in KEYS if key not in file.files]
+        if not missing:
+            # Reading a member to its end also checks its CRC-32.
+            return {key: file[key] for key in (*KEYS, DIGEST) if key in file.files}
+    raise UserError(
+        f"{packed_path(spec.name, root)} lacks {', '.join(missing)}; expected the arrays "
+        f"{', '.join(KEYS)}. {how_to_get(spec.name, root)}"
+    )
+
+
+@contextmanager
+def _opened(spec: DatasetSpec, root: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open the packed file; exceptions from reading it become a `UserError`."""
+    path = packed_path(spec.name, root)
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file.files]
-            if not missing:
-                # Reading a member to its end also checks its CRC-32.
-                return {key: file[key] for key in KEYS}
+            yield file
     except FileNotFoundError:
-        raise UserError(f"{path} is missing. {how_to_get(spec.name, root)}") from None
+        raise UserError(f"{path} not found. {how_to_get(spec.name, root)}") from None
     except DAMAGE as error:
         raise UserError(
             f"{path} is truncated or damaged ({error}); expected the packed {spec.name}. "
             f"Delete it first. {how_to_get(spec.name, root)}"
         ) from None
-    raise UserError(
-        f"{path} lacks {', '.join(missing)}; expected the arrays {', '.join(KEYS)}. "
-        f"{how_to_get(spec.name, root)}"
-    )
 
 
 def _expected(spec: DatasetSpec) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -155,8 +182,13 @@ def _expected(spec: DatasetSpec) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
+def _splits(arrays: Mapping[str, np.ndarray]) -> tuple[Split, Split]:
+    """The training and the test images, in the order of the file."""
+    return tuple(Split(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test"))
+
+
 def _canonical(split: Split) -> Split:
-    """Sort by (sha256 of the image's bytes, label): the same order whatever the file's was."""
+    """Sort by (sha256 of the image's bytes, label), independent of the order in the file."""
     rows = np.ascontiguousarray(split.images).reshape(len(split), -1)
     digests = [hashlib.sha256(row).digest() for row in rows]
     order = sorted(range(len(split)), key=lambda i: (digests[i], split.labels[i]))

@@ -1,4 +1,4 @@
-"""All randomness of one epoch's data, drawn from (seed, epoch) alone."""
+"""All randomness of one epoch's data, which depends only on (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linearconv.engine.seeding import generator
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Order, crops and flips of one epoch; entry i belongs to the i-th image shown.
+    """Order, crops and flips of one epoch; entry i is for the i-th image of the epoch.
 
     Attributes:
         order: (N,) int64, a permutation of the samples.
@@ -35,7 +35,7 @@ class EpochPlan:
             epoch: counted from 0.
             size: number of samples N.
             offsets: number of crop positions in each direction (padded size - 32 + 1).
-            flip: whether to mirror half the images; the draw of the rest does not depend on it.
+            flip: whether to mirror half the images; does not affect the other draws.
         """
         source = generator("epoch-plan", seed, epoch)
         order = torch.randperm(size, generator=source)

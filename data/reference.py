@@ -1,4 +1,4 @@
-"""The plainest batches: one image at a time is padded, cropped, flipped and normalised."""
+"""The simplest batches: images are padded, cropped, flipped and normalised one at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data.packed import Split
 
 
 class ReferenceBatches(Batches):
-    """The oracle for faster ways; see `Batches`."""
+    """The reference for faster implementations; see `Batches`."""
 
     def train(self, epoch: int) -> BatchIterator:
         """The augmented training batches of one epoch, counted from 0."""
@@ -43,6 +43,6 @@ class ReferenceBatches(Batches):
 
     def _batch(self, images: list[Tensor], split: Split, index: Tensor) -> tuple[Tensor, Tensor]:
         batch = torch.stack(images), torch.from_numpy(split.labels)[index]
-        if self.device.type == "cuda":  # pinned memory lets the copy run beside the computation
+        if self.device.type == "cuda":  # pinned memory lets the copy overlap with computation
             return tuple(t.pin_memory().to(self.device, non_blocking=True) for t in batch)
         return batch

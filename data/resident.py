@@ -1,9 +1,8 @@
-"""Batches cut on the device, which holds the whole dataset: no work per image, none by the host.
+"""Batches gathered on the device, which stores the whole dataset: no per-image or host work.
 
-All images lie in memory as one long table of pixels, uint8. A batch is one gather from it, by
-addresses that put crop, flip and zero padding together, and one look-up of normalised values.
-Nothing is computed on the way, so the images equal those of `ReferenceBatches` bit for bit, on
-every device.
+All images are stored as one table of uint8 pixels. A batch is one gather from it, at addresses
+that combine crop, flip and zero padding, and one lookup of normalised values. This needs no
+arithmetic on pixels, so the images equal those of `ReferenceBatches` bit for bit on every device.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class _Pixels:
     """A split on the device.
 
     Attributes:
-        values: (N * H * W + 1, C) uint8; the last one is the zero of the padding.
+        values: (N * H * W + 1, C) uint8; the last row is the zero pixel for padding.
         labels: (N,) int64.
     """
 
@@ -45,10 +44,10 @@ class _Pixels:
 
 
 class ResidentBatches(Batches):
-    """Batches from the device's own memory; see `Batches`.
+    """Batches gathered from the device's memory; see `Batches`.
 
-    Beside `train`, which any loop can use, `begin` and `next` serve a captured training step:
-    they read and advance tensors at fixed places, so that each replay cuts the next batch.
+    `train` works in any loop; `begin` and `next` are for captured training steps: they read and
+    update tensors at fixed addresses, so that each replay makes the next batch.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,12 +56,12 @@ class ResidentBatches(Batches):
         self._train, self._test = (_Pixels.of(s, device) for s in (dataset.train, dataset.test))
         self._val = None if dataset.val is None else _Pixels.of(dataset.val, device)
         # Normalised value v of channel c at c * 256 + v, computed on the CPU: CUDA divides by a
-        # number by multiplying with its inverse, which rounds otherwise.
+        # scalar by multiplying with its reciprocal, which rounds differently.
         levels = torch.arange(256, dtype=self.dtype).expand(spec.channels, 1, 256)
         self._normalised = spec.normalise(levels).flatten().to(device)
         self._channel = torch.arange(spec.channels, dtype=torch.int32, device=device) * 256
         self._range = torch.arange(self.batch_size, device=device)
-        # Where `next` reads: the epoch's addresses, and how many samples it has taken so far.
+        # Read by `next`: the epoch's addresses, and the number of samples taken so far.
         self._addresses = torch.zeros(
             self.train_size, 2 * SIZE + 1, dtype=torch.int32, device=device
         )
@@ -80,7 +79,7 @@ class ResidentBatches(Batches):
             yield self.next(size)
 
     def begin(self, epoch: int) -> None:
-        """Put the choices of an epoch, counted from 0, where `next` reads them."""
+        """Store the random choices of an epoch, counted from 0, for `next`."""
         padding = self.spec.augmentation.train_padding
         self._addresses.copy_(self._addresses_of(self._train, self.plan(epoch), padding))
         self._taken.zero_()
@@ -89,7 +88,7 @@ class ResidentBatches(Batches):
         """The next `size` images of the epoch, and their labels."""
         addresses = self._addresses.index_select(0, self._taken + self._range[:size])
         self._taken += size
-        return self._cut(self._train, addresses)
+        return self._gather(self._train, addresses)
 
     def _plain(self, split: Split) -> BatchIterator:
         pixels = self._test if split is self.dataset.test else self._val
@@ -98,13 +97,13 @@ class ResidentBatches(Batches):
         unvaried = EpochPlan(torch.arange(count), zeros, zeros, zeros.bool())
         padding = self.spec.augmentation.test_padding
         for addresses in self._addresses_of(pixels, unvaried, padding).split(self.eval_batch_size):
-            yield self._cut(pixels, addresses)
+            yield self._gather(pixels, addresses)
 
     def _addresses_of(self, pixels: _Pixels, plan: EpochPlan, padding: int) -> Tensor:
-        """For each sample of a plan: its 32 rows, its 32 columns and its number -> (N, 65) int32.
+        """32 row addresses, 32 column addresses and index of each sample -> (N, 65) int32.
 
-        A pixel's address is its row's plus its column's; outside the image it is `pixels.padding`
-        or more.
+        The address of a pixel is that of its row plus that of its column; outside the image the
+        sum is `pixels.padding` or more.
         """
         order, top, left, flip = (
             t.to(self.device)[:, None] for t in (plan.order, plan.top, plan.left, plan.flip)
@@ -117,8 +116,8 @@ class ResidentBatches(Batches):
         column = torch.where(inside[1], column, pixels.padding)
         return torch.cat([row, column, order], dim=1).to(torch.int32)
 
-    def _cut(self, pixels: _Pixels, addresses: Tensor) -> tuple[Tensor, Tensor]:
-        """Addresses (B, 65) -> images (B, C, 32, 32), channels last in memory, labels (B,)."""
+    def _gather(self, pixels: _Pixels, addresses: Tensor) -> tuple[Tensor, Tensor]:
+        """Addresses (B, 65) -> images (B, C, 32, 32) in channels_last, labels (B,)."""
         rows, columns, samples = addresses.split([SIZE, SIZE, 1], dim=1)
         place = (rows[:, :, None] + columns[:, None, :]).clamp_max_(pixels.padding)
         values = pixels.values.index_select(0, place.flatten())

@@ -1,4 +1,4 @@
-"""What is known of a dataset before its file is opened."""
+"""Static description of a dataset."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Augmentation:
-    """How a training image is varied, and a test image brought to 32x32 (paper, section 4.2).
+    """Augmentation of training images and padding of test images to 32x32 (paper, section 4.2).
 
     Attributes:
         train_padding: zeros added on each side before the random 32x32 crop, in pixels.
         test_padding: zeros added on each side of a test image, in pixels.
-        flip: whether half the training images are mirrored left to right.
+        flip: whether to mirror half the training images left to right.
     """
 
     train_padding: int = 4
@@ -34,19 +34,19 @@ class Normalisation:
 
 @dataclass
 class DatasetSpec:
-    """A dataset's facts: configs/dataset/<name>.yaml holds one.
+    """Description of a dataset, read from configs/dataset/<name>.yaml.
 
     Attributes:
-        name: what users call it, and the stem of its packed file.
-        revision: bumped when the meaning of this file changes, which voids older records.
+        name: its name in configs, and the stem of its packed file.
+        revision: bumped when the meaning of the config changes, which invalidates older records.
         classes: number of classes.
-        channels: C of the images.
+        channels: number of image channels C.
         image_size: height and width of the stored images, in pixels.
         train_size: number of training images.
         test_size: number of test images.
-        normalisation: subtracted and divided by, per channel.
+        normalisation: mean to subtract and standard deviation to divide by, per channel.
         augmentation: crop and flip.
-        digest: sha256 of the data in canonical order, or None where it is not yet known.
+        digest: sha256 of the data in canonical order, or None if not known yet.
     """
 
     name: str
@@ -61,7 +61,7 @@ class DatasetSpec:
     digest: str | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Pixels in 0..255 to normalised values: floating (C, H, W) -> (C, H, W)."""
+        """Normalise pixels in 0..255: floating-point (C, H, W) -> (C, H, W)."""
         mean, std = (
             images.new_tensor(values).view(-1, 1, 1)
             for values in (self.normalisation.mean, self.normalisation.std)

@@ -1,8 +1,8 @@
 """LinearConv: a convolution that stores some filters and generates the rest from them.
 
 Kahatapitiya and Rodrigo, "Exploiting the Redundancy in Convolutional Filters for Parameter
-Reduction". The layer needs torch alone; `linearconv.engine` is the training code of this
-repository and is imported only where it is asked for.
+Reduction". The layer needs only torch; `linearconv.engine` is the training code of this
+repository and is not imported here.
 """
 
 from linearconv.convert import fuse, set_execution

@@ -1,4 +1,4 @@
-"""Append to P columns the S linear combinations of them: the one computation of LinearConv.
+"""Append S linear combinations of P columns to them: the core operation of LinearConv.
 
 Secondary filters are combinations of primary filters (generate), secondary outputs the same
 combinations of primary outputs (factored). Both are [Y, Y A] for a matrix Y with P columns.
@@ -31,9 +31,9 @@ def append_combinations(
 
 
 def _plain_autograd(tensor: Tensor) -> bool:
-    """Whether nothing but autograd watches: no compiler, tracer or function transform.
+    """Whether only autograd is active: no compiler, tracer or function transform.
 
-    Those see through the plain formula above, but not through the writes into one buffer below.
+    Those support the plain formula above, but not the writes into one buffer below.
     """
     return (
         isinstance(tensor, Tensor)
@@ -46,9 +46,9 @@ def _plain_autograd(tensor: Tensor) -> bool:
 
 
 class _AppendCombinations(torch.autograd.Function):
-    """The formula without needless copies: both parts are written into one buffer.
+    """The formula without extra copies: both parts are written into one buffer.
 
-    The backward pass is made of differentiable operations, so that it can itself be differentiated.
+    The backward pass consists of differentiable operations, so it supports double backward.
     """
 
     @staticmethod
@@ -75,19 +75,19 @@ class _AppendCombinations(torch.autograd.Function):
         needs = ctx.needs_input_grad
         primary = columns.shape[1]
         of_primary, of_secondary = grad[:, :primary], grad[:, primary:]
-        of_reduced, chain, of_first = of_secondary, last, None
+        of_reduced, factor, of_first = of_secondary, last, None
         if first is not None:
-            if torch.is_grad_enabled():  # for a second derivative: what was saved has no history
+            if torch.is_grad_enabled():  # double backward: the saved tensor has no graph
                 reduced = columns @ first
-            of_reduced, chain = of_secondary @ last.t(), first
+            of_reduced, factor = of_secondary @ last.t(), first
             of_first = columns.t() @ of_reduced if needs[1] else None
         of_columns = None
         if needs[0]:
-            # In the layout of the columns, else the gradient would be copied into it.
+            # Use the layout of the columns, or the gradient would be copied into it.
             if _column_major(columns):
-                of_columns = torch.addmm(of_primary.t(), chain, of_reduced.t()).t()
+                of_columns = torch.addmm(of_primary.t(), factor, of_reduced.t()).t()
             else:
-                of_columns = torch.addmm(of_primary, of_reduced, chain.t())
+                of_columns = torch.addmm(of_primary, of_reduced, factor.t())
         of_last = reduced.t() @ of_secondary if needs[2] else None
         of_bias = grad.sum(dim=0) if needs[3] else None
         return of_columns, of_first, of_last, of_bias

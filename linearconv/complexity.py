@@ -1,9 +1,9 @@
-"""Parameters and operations of a network, counted in two ways that are never mixed.
+"""Parameters and operations of a network, counted by two conventions that are never mixed.
 
 `count_macs` counts exact multiply-adds of convolutions, linear layers and weight generation, for
-each way of executing a LinearConv layer. `paper_flops` counts as the paper does, with the tool
-its authors used (thop 0.0.22), whose conventions are not those of exact counting; it serves the
-comparison with the paper alone. Both take models on the meta device too.
+each execution of a LinearConv layer. `paper_flops` counts as the paper and the tool its authors
+used (thop 0.0.22), whose conventions differ from exact counting; it is only for comparison with
+the paper. Both also accept models on the meta device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAC_EXECUTIONS = ("generate", "factored", "fused")
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learnable values; running statistics of batch norms are none."""
+    """Number of learnable parameters, without running statistics of batch norms."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -34,12 +34,12 @@ def count_macs(
     Args:
         model: any module; it is run once on zeros, in evaluation mode.
         input_shape: (C, H, W).
-        execution: "generate" (weights are built once a batch), "factored" (outputs are combined
-            in every layer with one group, the others generate) or "fused" (weights are at hand).
-        batch_size: images that share one building of the weights.
+        execution: "generate" (weights are generated once per batch), "factored" (layers with one
+            group combine outputs, the others generate) or "fused" (weights are precomputed).
+        batch_size: images that share one generation of the weights.
 
     Returns:
-        MACs per image; a whole number unless the batch size does not divide the building.
+        MACs per image; fractional if the batch size does not divide the MACs of the generation.
     """
     if execution not in MAC_EXECUTIONS:
         raise ValueError(f"execution must be one of {', '.join(MAC_EXECUTIONS)}, got {execution!r}")
@@ -55,12 +55,12 @@ def count_macs(
 def layer_table(
     model: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int
 ) -> list[dict[str, Any]]:
-    """One object for each layer with parameters or MACs, in the order of the forward pass.
+    """One dict for each layer with parameters or MACs, in the order of the forward pass.
 
     Args:
         model: any module; it is run once on zeros, in evaluation mode.
         input_shape: (C, H, W).
-        batch_size: images that share one building of the weights.
+        batch_size: images that share one generation of the weights.
 
     Returns:
         `name`, `kind` (class), `output` (its shape without the batch), `params`, and the MACs per
@@ -89,14 +89,14 @@ def paper_flops(
     """Operations of one image's training forward pass as the paper counts them ("FLOPs").
 
     A multiply-add is one operation in a convolution and two in a linear layer and in the weight
-    combination; a convolution's bias counts once per input channel. Only modules count, functions
-    do not.
+    combination; a convolution's bias counts once per input channel. Only modules are counted, not
+    functions.
 
     Args:
         model: any module; it is run once on zeros, in evaluation mode.
         input_shape: (C, H, W).
         all_input_channels: count the combination of a grouped layer as if its filters had all C
-            input channels, as the authors did (`quirks.py`).
+            input channels, as the authors did (`scripts/paper/quirks.py`).
         rank: count combinations with this rank instead of each layer's own.
     """
     total = 0
@@ -113,7 +113,7 @@ Call = tuple[str, nn.Module, Tensor, Tensor]
 
 
 def _leaf_calls(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Call]:
-    """The calls of leaf modules in a forward pass of one image of zeros."""
+    """The calls of leaf modules in a forward pass of one all-zero image."""
     calls: list[Call] = []
 
     def watch(name: str) -> Callable[..., None]:
@@ -136,7 +136,7 @@ def _leaf_calls(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Cal
 
 @contextmanager
 def _evaluating(model: nn.Module):
-    """Evaluation mode inside, each module's own mode again afterwards."""
+    """Temporarily put a model into evaluation mode; restores the mode of each module."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -147,7 +147,7 @@ def _evaluating(model: nn.Module):
 
 
 def _whole(value: float) -> float:
-    """A whole number as an int."""
+    """`value` as an int if it is a whole number."""
     return int(value) if value == int(value) else value
 
 
@@ -163,7 +163,7 @@ def _module_macs(module: nn.Module, output: Tensor, execution: str, batch_size: 
 
 
 def _convolution_macs(conv: nn.Conv2d, output: Tensor) -> int:
-    """Multiply-adds of a convolution with all its filters; `output` is that of one image."""
+    """Multiply-adds of a convolution with all its filters; `output` is for one image."""
     return output.numel() * math.prod(conv.kernel_size) * conv.in_channels // conv.groups
 
 
@@ -172,7 +172,7 @@ def _linearconv_macs(layer: LinearConv2d, output: Tensor, execution: str, batch_
     if execution == "fused":
         return convolution
     primary, *weight_shape = layer.primary.shape
-    # Multiply-adds that combine one value of every primary filter, or of every primary output.
+    # Multiply-adds that combine one value of each primary filter, or of each primary output.
     combination = sum(
         p.numel() for name, p in layer.named_parameters() if name.startswith("coefficients")
     )

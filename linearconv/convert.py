@@ -1,4 +1,4 @@
-"""Changing the LinearConv layers of any torch model: folding them, choosing their execution."""
+"""Convert the LinearConv layers of any torch model: fuse them or set their execution."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from linearconv.layer import LinearConv2d
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A copy of `model` with each LinearConv2d folded into a plain Conv2d: equal outputs.
+    """A copy of `model` with each LinearConv2d fused into a plain Conv2d; equal outputs.
 
-    The original stays as it is. A layer used in several places stays one shared layer.
+    The original is unchanged. A layer used in several places stays one shared layer.
     """
     model = copy.deepcopy(model)
     if isinstance(model, LinearConv2d):
         return model.fuse()
     fused: dict[LinearConv2d, nn.Conv2d] = {}
     for parent in list(model.modules()):
-        # named_children() would skip a layer that one parent holds under two names.
+        # named_children() would skip a layer registered twice in one parent.
         for name, child in list(parent._modules.items()):
             if isinstance(child, LinearConv2d):
                 if child not in fused:

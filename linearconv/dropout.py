@@ -1,9 +1,9 @@
-"""Dropout whose masks depend on (seed, layer, step, element) alone.
+"""Dropout whose masks depend only on (seed, layer, step, element).
 
-torch's own dropout draws from a global generator, so a mask depends on everything drawn before,
-on the device and on the memory layout. Here a mask is a hash of counters: the same on every
-machine and in every layout, exact on resuming, and renewed when a captured graph is replayed,
-since the step is a tensor on the device that the forward pass itself advances.
+torch's dropout draws from a global generator, so a mask depends on all previous draws, on the
+device and on the memory layout. Here a mask is a hash of counters: it is the same on every machine
+and in every layout, exact on resuming, and new in each replay of a captured graph, since the step
+is a tensor on the device that the forward pass increments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def hash32(values: Tensor) -> Tensor:
     """A 32-bit integer hash (xor-shift-multiply, as in MurmurHash's finaliser), elementwise.
 
     Args:
-        values: int64, any shape; the lowest 32 bits count.
+        values: int64, any shape; only the lowest 32 bits are used.
 
     Returns:
         int64 in [0, 2^32), the same shape.
@@ -35,13 +35,13 @@ def hash32(values: Tensor) -> Tensor:
 
 
 class CounterDropout(nn.Module):
-    """Dropout by a counter-based hash; `seed_dropout` gives each layer of a model its key.
+    """Dropout by a counter-based hash; `seed_dropout` sets the key of each layer of a model.
 
     In training each element is zeroed with probability `p` and the others are divided by 1 - p;
-    in evaluation the input passes through.
+    in evaluation the input is returned unchanged.
 
     Args:
-        p: probability of a zero, in [0, 1).
+        p: probability of zeroing an element, in [0, 1).
         per_sample: one draw for each sample instead of each element, which drops the whole branch
             (stochastic depth, "drop path").
 
@@ -73,8 +73,7 @@ class CounterDropout(nn.Module):
     def mask(self, shape: torch.Size) -> Tensor:
         """The current step's mask: bool, True where an element is kept.
 
-        An element's number is its position in row-major order of the logical shape, whatever the
-        memory layout.
+        Elements are numbered in row-major order of the logical shape, whatever the memory layout.
         """
         count = torch.Size(shape).numel()
         element = torch.arange(count, device=self.step.device).view(shape)
@@ -87,7 +86,7 @@ class CounterDropout(nn.Module):
 
 
 def seed_dropout(model: nn.Module, seed: int) -> None:
-    """Give every CounterDropout of a model its key, from the run's seed and the layer's name."""
+    """Set the key of every CounterDropout of a model from the run's seed and the layer's name."""
     for name, module in model.named_modules():
         if isinstance(module, CounterDropout):
             digest = hashlib.sha256(f"dropout:{seed}:{name}".encode()).digest()

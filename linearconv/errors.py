@@ -1,8 +1,8 @@
-"""The one exception that means "the user asked for something that cannot be done"."""
+"""The exception for user errors."""
 
 
 class UserError(Exception):
-    """A user's mistake: the message names it, what was expected and what to do.
+    """A user error: the message states the problem, what was expected and what to do.
 
-    Entry points print the message alone, without a traceback, and exit with status 2.
+    Entry points print only the message, without a traceback, and exit with status 2.
     """

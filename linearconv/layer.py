@@ -17,7 +17,7 @@ from linearconv.combine import append_combinations
 
 EXECUTIONS = ("auto", "generate", "factored")
 MACS_PER_OUTPUT = 64
-"""Multiply-adds that combining must save for each output value, since each is moved once more;
+"""Multiply-adds that combining must save per output value, to offset its extra memory traffic;
 measured with scripts/benchmark_layers.py on a CPU."""
 INITS = ("released", "variance_preserving")
 
@@ -29,7 +29,7 @@ def split_filters(filters: int, alpha: float) -> tuple[int, int]:
         ValueError: alpha lies outside (0, 1) or alpha * filters is not a whole number.
     """
     if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must lie between 0 and 1, both excluded, got {alpha}")
+        raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
     primary = round(alpha * filters)
     if abs(alpha * filters - primary) > 1e-6 or not 0 < primary < filters:
         raise ValueError(
@@ -40,7 +40,7 @@ def split_filters(filters: int, alpha: float) -> tuple[int, int]:
 
 
 def nearest_alphas(alpha: float, filters: int) -> str:
-    """Words for the valid alphas around `alpha` when all are multiples of 1/`filters`."""
+    """A message with the valid alphas, multiples of 1/`filters`, nearest to `alpha`."""
     below, above = math.floor(alpha * filters + 1e-9), math.ceil(alpha * filters - 1e-9)
     valid = sorted({k for k in (below, above) if 0 < k < filters})
     if not valid:
@@ -51,35 +51,35 @@ def nearest_alphas(alpha: float, filters: int) -> str:
 class LinearConv2d(nn.Conv2d):
     """2-D convolution whose last F - P filters are linear combinations of its first P.
 
-    A drop-in replacement of `torch.nn.Conv2d` with fewer parameters (paper, section 3.2 and
+    A drop-in replacement for `torch.nn.Conv2d` with fewer parameters (paper, section 3.2 and
     Algorithm 2). The parameters are
 
     * `primary` (P, C/G, KH, KW), P = alpha * F;
     * `coefficients` (P, S), the paper's A, or, with a rank, `coefficients1` (P, R) and
       `coefficients2` (R, S), A = A1 A2 (Eq. 1);
-    * `bias` (F,), if asked for.
+    * `bias` (F,), with `bias=True`.
 
     `weight` is the generated (F, C/G, KH, KW) tensor: differentiable, recomputed at each access
     and read-only. Writing into it, as `nn.init.kaiming_normal_(layer.weight)` does, has no
-    effect; initialise `primary` and the coefficients instead. What rewrites weights from outside
-    (folding of batch norms, TorchScript, pruning) needs `fuse()` first.
+    effect; initialise `primary` and the coefficients instead. Tools that rewrite weights (batch
+    norm folding, TorchScript, pruning) need `fuse()` first.
 
     Args:
         in_channels: C.
         out_channels: F.
-        kernel_size: as in `torch.nn.Conv2d`, and so are the following up to `padding_mode`.
-        stride: see `kernel_size`.
-        padding: see `kernel_size`.
-        dilation: see `kernel_size`.
+        kernel_size: as in `torch.nn.Conv2d`.
+        stride: as in `torch.nn.Conv2d`.
+        padding: as in `torch.nn.Conv2d`.
+        dilation: as in `torch.nn.Conv2d`.
         groups: G.
-        bias: whether the layer has a bias; it is a plain one, on all F outputs.
-        padding_mode: see `kernel_size`.
+        bias: whether to add a learnable bias to all F outputs.
+        padding_mode: as in `torch.nn.Conv2d`.
         alpha: share of primary filters, in (0, 1), with alpha * F a whole number.
         rank: None for a full A, else R with 1 <= R <= min(P, S).
-        execution: how the output is computed, equal up to rounding. "generate" builds the
-            weight and convolves once (the paper). "factored" (G = 1 only) convolves with the
-            primary filters and combines their outputs, about half the multiply-adds. "auto"
-            takes "factored" where G = 1 and it saves at least 64 multiply-adds for each output
+        execution: how the output is computed; all are equal up to rounding. "generate" generates
+            the weight and convolves once (as in the paper). "factored" (G = 1 only) convolves
+            with the primary filters and combines their outputs, about half the multiply-adds.
+            "auto" uses "factored" if G = 1 and it saves at least 64 multiply-adds per output
             value: S * KH * KW * C - (P * S or (P + S) * R) >= 64 * F.
         init: "released" as in the authors' code (Xavier uniform primary filters, the rest
             uniform in +-0.1) or "variance_preserving": every filter, generated ones included,
@@ -88,7 +88,7 @@ class LinearConv2d(nn.Conv2d):
         dtype: as in `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument out of its range; the message names the valid values.
+        ValueError: an argument is out of range; the message lists the valid values.
 
     Shape:
         (N, C, H, W) or (C, H, W) to (N, F, H', W') or (F, H', W'), as `torch.nn.Conv2d`.
@@ -129,7 +129,7 @@ class LinearConv2d(nn.Conv2d):
             device=device,
             dtype=dtype,
         )
-        del self._parameters["weight"]  # registered by Conv2d; here it is the property below
+        del self._parameters["weight"]  # registered by Conv2d; replaced by the property below
         self.alpha, self.rank, self.init = alpha, rank, init
         self.execution = execution
 
@@ -155,7 +155,7 @@ class LinearConv2d(nn.Conv2d):
         if value == "factored" and self.groups != 1:
             raise ValueError(
                 f"execution='factored' needs groups=1, got groups={self.groups}: a secondary "
-                "filter combines primary filters of other groups, which see other inputs; use "
+                "filter combines primary filters of other groups, which have other inputs; use "
                 "'generate' or 'auto'"
             )
         self._execution = value
@@ -165,7 +165,7 @@ class LinearConv2d(nn.Conv2d):
         """The execution in use: "generate" or "factored"."""
         if self.execution != "auto":
             return self.execution
-        # Depends on the weight's shape alone, never on the input's, so that torch.export and
+        # Depends only on the weight's shape, never on the input's, so that torch.export and
         # torch.compile do not specialise on a batch or image size.
         secondary = self.out_channels - self.primary.shape[0]
         combining = sum(factor.numel() for factor in self.factors)
@@ -174,7 +174,7 @@ class LinearConv2d(nn.Conv2d):
         return "factored" if self.groups == 1 and worth_it else "generate"
 
     def reset_parameters(self) -> None:
-        """Draw all parameters, the bias included, from torch's global generator."""
+        """Draw all parameters, including the bias, from torch's global generator."""
         if "primary" not in self._parameters:
             return  # called by Conv2d.__init__, before this class has its parameters
         if self.init == "released":
@@ -196,12 +196,12 @@ class LinearConv2d(nn.Conv2d):
 
     @property
     def weight(self) -> Tensor:
-        """All filters (F, C/G, KH, KW): [primary, secondary] over the filters (Algorithm 2)."""
-        # Generated in the parameters' own precision under autocast too: the convolution that
-        # uses the result is what autocast may round.
+        """All filters (F, C/G, KH, KW): [primary, secondary] along the filters (Algorithm 2)."""
+        # Generated in the parameters' own precision also under autocast: only the convolution
+        # with the result may be autocast.
         with without_autocast(self.primary):
-            # V^T (D, P), D = KH * KW * C/G: the pixels in the order in which memory holds them,
-            # since a combination of filters does not depend on it and another would be a copy.
+            # V^T (D, P), D = KH * KW * C/G: the filters' values in memory order, since their
+            # combination does not depend on the order and any other order needs a copy.
             channels_last = is_channels_last(self.primary)
             stored = self.primary.permute(0, 2, 3, 1) if channels_last else self.primary
             columns = append_combinations(stored.flatten(1).t(), self.factors, None)
@@ -216,7 +216,7 @@ class LinearConv2d(nn.Conv2d):
         return self.coefficients1, self.coefficients2
 
     def regularized_filters(self) -> Tensor:
-        """The filters that the correlation loss keeps apart: the primary ones."""
+        """The filters that take part in the correlation loss: the primary ones."""
         return self.primary
 
     def forward(self, input: Tensor) -> Tensor:
@@ -228,11 +228,11 @@ class LinearConv2d(nn.Conv2d):
     def _factored_forward(self, input: Tensor) -> Tensor:
         """Combine the primary outputs instead of the filters: x * (A^T W) = A^T (x * W)."""
         primary = self._conv_forward(input, self.primary, None)
-        # The bias belongs to the combined output, so it cannot enter before the combination.
+        # The bias belongs to the combined output, so it cannot be added before the combination.
         bias = None if self.bias is None else self.bias.to(primary.dtype)
         factors = tuple(factor.to(primary.dtype) for factor in self.factors)
         if is_channels_last(primary):
-            pixels = primary.permute(0, 2, 3, 1)  # (N, H', W', P), as memory holds them
+            pixels = primary.permute(0, 2, 3, 1)  # (N, H', W', P), in memory order
             joined = append_combinations(pixels.flatten(0, 2), factors, bias)
             return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
         secondary = primary
@@ -275,10 +275,10 @@ class LinearConv2d(nn.Conv2d):
 
         The first P filters become the primary ones unchanged, A is the least-squares fit of the
         others, and A1 A2 the best fit of rank R (reduced-rank regression by the SVD of the fit).
-        Equal to `conv` where its last filters are such combinations of the first.
+        Equal to `conv` if its last filters are such combinations of the first.
 
         Raises:
-            ValueError: as the constructor.
+            ValueError: as in the constructor.
         """
         layer = nn.utils.skip_init(
             cls,
@@ -314,14 +314,14 @@ class LinearConv2d(nn.Conv2d):
         return layer.train(conv.training)
 
     def extra_repr(self) -> str:
-        """Conv2d's words and what LinearConv adds to them."""
+        """Conv2d's arguments, alpha, rank and execution."""
         rank = "" if self.rank is None else f", rank={self.rank}"
         return f"{super().extra_repr()}, alpha={self.alpha:g}{rank}, {self.resolved_execution}"
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether a tensor (N, C, H, W) lies in memory channel by channel innermost."""
-    # What torch.fx traces with is no Tensor and cannot be asked.
+    """Whether a tensor (N, C, H, W) is stored in channels_last order."""
+    # torch.fx traces with proxies, which are not Tensors.
     return (
         isinstance(tensor, Tensor)
         and tensor.dim() == 4
@@ -330,12 +330,12 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """A context in which autocast leaves computations on `tensor`'s device alone."""
-    # Entered only where autocast is on, which keeps traced and exported graphs plain.
-    if not isinstance(tensor, Tensor):  # torch.fx traces
+    """Temporarily disable autocast on `tensor`'s device."""
+    # Entered only if autocast is enabled, to keep it out of traced and exported graphs.
+    if not isinstance(tensor, Tensor):  # a proxy of torch.fx
         return nullcontext()
     kind = tensor.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):  # torch asks nothing of "meta"
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # which raises for "meta"
         return nullcontext()
     return torch.autocast(kind, enabled=False)
 
@@ -343,7 +343,7 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
 def _check_rank(rank: int | None, primary: int, secondary: int) -> None:
     if rank is not None and not 1 <= rank <= min(primary, secondary):
         raise ValueError(
-            f"rank must lie between 1 and {min(primary, secondary)} for {primary} primary and "
+            f"rank must be between 1 and {min(primary, secondary)} for {primary} primary and "
             f"{secondary} secondary filters (paper, Eq. 1), got {rank}"
         )
 

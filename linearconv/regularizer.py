@@ -27,14 +27,14 @@ def correlation_matrix(weight: Tensor, *, centered: bool = False) -> Tensor:
         centered: False for the cosine of Algorithm 1; True subtracts each filter's mean first
             (Pearson's correlation), as the authors' released code does.
     """
-    # Correlations do not depend on the order of the pixels: the one of memory needs no copy.
+    # Correlations do not depend on the order of a filter's values: memory order needs no copy.
     flat = (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
     if centered:
         flat = flat - flat.mean(dim=1, keepdim=True)
-    # Normalising the (O, O) products instead of the filters reads the filters once.
+    # Normalise the (O, O) products instead of the filters, to read the filters only once.
     products = flat @ flat.t()
     squares = products.diagonal()
-    # Infinitely long, a zero filter has correlation 0 and gradient 0.
+    # Give zero filters an infinite norm, so that their correlation and gradient are 0.
     norms = squares.masked_fill(squares < torch.finfo(flat.dtype).tiny, math.inf).sqrt()
     return products / norms / norms[:, None]
 
@@ -42,8 +42,8 @@ def correlation_matrix(weight: Tensor, *, centered: bool = False) -> Tensor:
 def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
     """Sum of |V V^T - I| over all entries, V the normalised filters: (O, I, H, W) -> scalar.
 
-    Lines 3 to 5 of Algorithm 1. A zero filter counts 1 (its diagonal entry) and receives a zero
-    gradient. Autocast is off inside: the loss is computed in the weight's own precision.
+    Lines 3 to 5 of Algorithm 1. A zero filter contributes 1 (its diagonal entry) and receives a
+    zero gradient. Autocast is disabled: the loss is computed in the weight's own precision.
 
     Args:
         weight: the filters, any shape (O, ...).
@@ -56,7 +56,7 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
 
 
 def regularized_filters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and filters of the layers of `model` that offer `regularized_filters()`."""
+    """Names and filters of the layers of `model` that define `regularized_filters()`."""
     for name, module in model.named_modules():
         if hasattr(module, "regularized_filters"):
             yield name, module.regularized_filters()
@@ -66,7 +66,7 @@ def model_correlation_loss(model: nn.Module, *, centered: bool = False) -> Tenso
     """Algorithm 1: the correlation loss summed over all layers of a model -> scalar.
 
     Args:
-        model: any module; the layers that offer `regularized_filters()` take part: LinearConv2d
+        model: any module; the layers that define `regularized_filters()` take part: LinearConv2d
             with its primary filters, RegularizedConv2d with all its filters.
         centered: see `correlation_matrix`.
 

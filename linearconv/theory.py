@@ -1,4 +1,4 @@
-"""Section 3.3 of the paper: what alpha does to parameters and to the space the filters span.
+"""Section 3.3 of the paper: how alpha affects the parameters and the span of the filters.
 
 Symbols: f filters of size h x w x c (c the input channels of one group), alpha the share of
 primary filters.
@@ -27,24 +27,24 @@ def linearconv_parameters(f: int, h: int, w: int, c: int, alpha: float) -> int:
 
 
 def reduces_parameters(f: int, h: int, w: int, c: int, alpha: float) -> bool:
-    """Condition (2): p^LC <= p^C exactly where alpha <= h w c / f."""
+    """Condition (2): p^LC <= p^C exactly if alpha <= h w c / f."""
     return alpha * f <= h * w * c
 
 
 def smallest_alpha(f: int, h: int, w: int, c: int, alphas: Iterable[float]) -> float:
     """Eq. (3): the alpha with the fewest parameters among the candidates.
 
-    p^LC is concave in alpha, so its least value over an interval lies at an end; with condition
-    (2) fulfilled that is the smallest alpha.
+    p^LC is concave in alpha, so its minimum over an interval is at an end; under condition (2)
+    that is the smallest alpha.
 
     Raises:
-        ValueError: there is no candidate, or one that does not split the filters.
+        ValueError: no candidates, or one that does not split the filters into whole numbers.
     """
     return min(alphas, key=lambda alpha: linearconv_parameters(f, h, w, c, alpha))
 
 
 def conv_span_bound(f: int, h: int, w: int, c: int) -> int:
-    """Largest dimension of the space that a convolution's filters span: min(h w c, f)."""
+    """Largest dimension of the span of a convolution's filters: min(h w c, f)."""
     return min(h * w * c, f)
 
 

@@ -1,35 +1,19 @@
-"""The paper's architectures, one file each; `build_model` is the door to them."""
+"""The architectures, one file each: every module in this folder is imported, and so registered."""
 
-from models import (
-    allconv,
-    base,
-    efficientnet,
-    mobilenetv2,
-    resnet18,
-    resnext29,
-    squeezenet,
-    vgg11,
-    vgg11_basis,
-    vgg11_octconv,
-)
+import importlib
+import pkgutil
+
 from models.registry import architecture, build_model, check_variant, model_names, register
 from models.variants import Variant
 
 __all__ = [
     "Variant",
-    "allconv",
     "architecture",
-    "base",
-    "efficientnet",
     "build_model",
     "check_variant",
-    "mobilenetv2",
     "model_names",
     "register",
-    "resnet18",
-    "resnext29",
-    "squeezenet",
-    "vgg11",
-    "vgg11_basis",
-    "vgg11_octconv",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -15,8 +15,8 @@ from models.variants import ConvFactory
 class AllConv(nn.Module):
     """All-CNN-C of Table 1: (N, C, 32, 32) -> (N, classes).
 
-    ReLU, also after the class convolution, and global pooling are functions, dropout modules.
-    The class convolution is a plain one in every variant.
+    ReLU (also after the class convolution) and global pooling are functions; dropouts are modules.
+    The class convolution is plain in every variant.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Base: the paper's own small chain of four convolutions."""
+"""Base: the paper's own small network of four convolutions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def base(
 ) -> nn.Module:
     """Base of Table 1: four 3x3 stages, each halving the image. (N, C, 32, 32) -> (N, classes).
 
-    ReLU and pooling are modules, as the paper's operation count hooks modules.
+    ReLU and pooling are modules, since the paper's operation count hooks modules.
     """
     layers: dict[str, nn.Module] = {}
     for i, width in enumerate(widths, 1):

@@ -15,17 +15,17 @@ STAGES = ((1, 1, 1, 3), (6, 2, 1, 3), (6, 2, 2, 5), (6, 3, 2, 3), (6, 3, 1, 5), 
           (6, 1, 1, 3))  # fmt: skip
 """(expansion, blocks, stride of the first block, kernel) of each stage.
 
-The strides are the paper's divided by 4 in all: 32x32 images keep their size up to stage 2.
+The total stride is a quarter of the original's: 32x32 images keep their size up to stage 2.
 """
 
 DROP_PATH = 0.2
-"""Probability of dropping the last block's branch; it grows linearly from 0 over the blocks."""
+"""Block i of n drops its branch with probability DROP_PATH * i / n, i from 0."""
 
 
 class SqueezeExcite(nn.Module):
     """Channel weights from the global average: (N, C, H, W) -> (N, C, H, W).
 
-    Its 1x1 convolutions act on single pixels, as linear layers do, and are plain everywhere.
+    Its 1x1 convolutions act on single pixels, like linear layers, and are plain in every variant.
     """
 
     def __init__(self, channels: int, squeezed: int) -> None:
@@ -42,7 +42,7 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection.
 
-    (N, C, H, W) -> (N, width, H/stride, W/stride), with a shortcut where the shape stays.
+    (N, C, H, W) -> (N, width, H/stride, W/stride), with a shortcut if the shape does not change.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class InvertedResidual(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = conv(inner, width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width)
-        # With stride 1 there always is a shortcut; it projects where the width changes.
+        # With stride 1 there is always a shortcut; it is a projection if the width changes.
         self.shortcut = projection(conv, in_channels, width, 1) if stride == 1 else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ class Architecture:
     Attributes:
         build: see `register`.
         chain: its convolutions follow each other, one for each of its widths.
-        multiple_of: what every width must be a multiple of.
-        replaceable: LinearConv can take the place of its convolutions; False for systems that
-            replace them by something of their own.
+        multiple_of: every width must be a multiple of it.
+        replaceable: LinearConv can replace its convolutions; False for systems that replace them
+            with layers of their own.
         baseline: the model whose trained weights it starts from, if any.
     """
 
@@ -49,7 +49,7 @@ _MODELS: dict[str, Architecture] = {}
 
 
 def register(name: str, **facts: object) -> Callable[[Build], Build]:
-    """Make `build` known as model `name`; `facts` are attributes of `Architecture`.
+    """Register `build` as model `name`; `facts` are attributes of `Architecture`.
 
     `build(conv, *, in_channels, classes, widths=...)` returns the network; `conv` has
     `torch.nn.Conv2d`'s signature, and the default of `widths` is the paper's.
@@ -71,7 +71,7 @@ def architecture(name: str) -> Architecture:
     """A registered model.
 
     Raises:
-        UserError: there is none of this name; the choices are listed.
+        UserError: the name is unknown; the message lists the choices.
     """
     if name not in _MODELS:
         raise UserError(f"unknown model {name!r}; choose from {', '.join(model_names())}")
@@ -81,11 +81,11 @@ def architecture(name: str) -> Architecture:
 def build_model(name: str, variant: Variant, *, in_channels: int, classes: int) -> nn.Module:
     """Build a registered architecture as a variant; draws from torch's global generator.
 
-    A rank above what a layer allows is cut to min(R, P, S) there, and logged.
+    In layers that do not allow rank R, it is reduced to min(R, P, S), which is logged.
 
     Args:
         name: a registered model.
-        variant: the layer that it is built of.
+        variant: the layer that replaces its convolutions.
         in_channels: channels of the images.
         classes: number of outputs.
 
@@ -93,22 +93,23 @@ def build_model(name: str, variant: Variant, *, in_channels: int, classes: int) 
         (N, in_channels, 32, 32) -> (N, classes).
 
     Raises:
-        UserError: unknown model, or one that cannot be built as this variant.
+        UserError: the model is unknown or cannot be built as this variant.
     """
     found = architecture(name)
     check_variant(name, variant)
     model = found.build(
         variant.conv, in_channels=in_channels, classes=classes, widths=widths_of(name, variant)
     )
-    cut = [n for n, m in model.named_modules() if getattr(m, "rank", variant.rank) != variant.rank]
-    if cut:
-        log.info("rank %s is cut to what the layer allows in: %s", variant.rank, ", ".join(cut))
+    rank = variant.rank
+    reduced = [name for name, m in model.named_modules() if getattr(m, "rank", rank) != rank]
+    if reduced:
+        log.info("rank %s is reduced to the largest allowed in: %s", rank, ", ".join(reduced))
     return model
 
 
-@cache  # the search builds some forty networks, and checking and building both ask
+@cache  # the search builds about 40 networks and is needed for both checking and building
 def widths_of(name: str, variant: Variant) -> Sequence[int]:
-    """The widths with which a model is built as a variant: the paper's, or narrower for e.
+    """The widths of a model built as a variant: the paper's, or narrower for variant e.
 
     Raises:
         UserError: the model has no variant e.
@@ -128,18 +129,18 @@ def widths_of(name: str, variant: Variant) -> Sequence[int]:
 
 
 def check_variant(name: str, variant: Variant) -> None:
-    """Refuse a variant that the model cannot be built as.
+    """Check that a model can be built as a variant.
 
     Raises:
-        UserError: an alpha that does not split some layer's filters into whole numbers (the layer
-            and the nearest values that all layers allow are named), a model that is not made of
-            replaceable convolutions, or one that has no variant e.
+        UserError: alpha does not split some layer's filters into whole numbers (the message names
+            the layer and the nearest values that all layers allow), the model's convolutions are
+            not replaceable, or it has no variant e.
     """
     found = architecture(name)
     if not found.replaceable and variant != Variant(alpha=variant.alpha):
         raise UserError(
-            f"model={name} exists as variant=Conv alone: it is a system to compare LinearConv "
-            "with, and replaces the convolutions by layers of its own"
+            f"model={name} exists only as variant=Conv: it is a comparison system that replaces "
+            "the convolutions with layers of its own"
         )
     if variant.linear or variant.widths == "matched":
         _check_alpha(name, variant.alpha)

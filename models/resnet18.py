@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
 
 
 def projection(conv: ConvFactory, in_channels: int, width: int, stride: int) -> nn.Module:
-    """The shortcut: the identity, or where the shape changes 1x1 convolution and BN."""
+    """The shortcut: the identity, or a 1x1 convolution and BN if the shape changes."""
     if stride == 1 and in_channels == width:
         return nn.Identity()
     return nn.Sequential(

@@ -13,9 +13,9 @@ from models.variants import ConvFactory
 
 
 class Fire(nn.Module):
-    """A 1x1 squeeze, then 1x1 and 3x3 expansions side by side: (N, C, H, W) -> (N, 8 s, H, W).
+    """A 1x1 squeeze, then 1x1 and 3x3 expansions in parallel: (N, C, H, W) -> (N, 8 s, H, W).
 
-    `squeeze` s is the number of squeeze filters; each expansion has 4 s. ReLU are modules.
+    `squeeze` s is the number of squeeze filters; each expansion has 4 s. ReLUs are modules.
     """
 
     def __init__(self, conv: ConvFactory, in_channels: int, squeeze: int) -> None:
@@ -43,8 +43,8 @@ def squeezenet(
     """SqueezeNet: stem and eight fire modules. (N, C, 32, 32) -> (N, classes).
 
     `widths` are the stem's filters and the squeeze filters of the fire modules, two of each. The
-    last fire module and the class convolution are plain in every variant: of the definitions that
-    fit the paper's counts, the simplest. ReLU and pooling are modules.
+    last fire module and the class convolution are plain in every variant: the simplest of the
+    definitions that match the paper's counts. ReLU and pooling are modules.
     """
     stem, a, b, c, d = widths
     modules: dict[str, nn.Module] = {

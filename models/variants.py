@@ -1,4 +1,4 @@
-"""What a variant is to a model: the layer that takes the place of its convolutions."""
+"""Variants of a model: the layer that replaces its convolutions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ConvFactory = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class Variant:
-    """What takes the place of the convolutions that the paper replaces (section 4.3).
+    """The layer that replaces a model's convolutions (paper, section 4.3).
 
     Attributes:
         linear: LinearConv2d (True) or a plain convolution.
         regularized: the correlation loss acts on the filters.
-        alpha: share of primary filters; for `widths="matched"` the one of the -Lr model whose
+        alpha: share of primary filters; for `widths="matched"`, that of the -Lr model whose
             parameters are matched.
         rank: rank R of A = A1 A2, or None for a full A.
         init: LinearConv2d's `init`.
@@ -38,14 +38,14 @@ class Variant:
     widths: str = "model"
 
     @classmethod
-    def from_science(cls, variant: Mapping[str, Any]) -> Variant:
-        """The variant that a run's science config describes (null: the default, unused)."""
+    def from_identity(cls, variant: Mapping[str, Any]) -> Variant:
+        """The variant that a run's identity describes (None: unused, set to the default)."""
         names = [f.name for f in fields(cls)]
         return cls(**{name: variant[name] for name in names if variant[name] is not None})
 
     @property
     def conv(self) -> ConvFactory:
-        """The layer, with `torch.nn.Conv2d`'s signature; cuts a rank to what a layer allows."""
+        """The layer, with `torch.nn.Conv2d`'s signature; reduces the rank if a layer needs it."""
         if self.linear:
             return self._linear_conv
         return RegularizedConv2d if self.regularized else nn.Conv2d

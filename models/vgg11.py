@@ -24,7 +24,7 @@ def vgg11(
 ) -> nn.Module:
     """VGG11 of Table 1: eight 3x3 convolutions. (N, C, 32, 32) -> (N, classes).
 
-    ReLU and pooling are modules, as the paper's operation count hooks modules.
+    ReLU and pooling are modules, since the paper's operation count hooks modules.
     """
     layers: dict[str, nn.Module] = {}
     for i, (width, pooled) in enumerate(zip(widths, POOLED, strict=True), 1):

@@ -1,4 +1,4 @@
-"""VGG11 of learned filter bases (Li et al., 2019): a comparison system of Table 5.
+"""VGG11 with learned filter bases (Li et al., 2019): a comparison system of Table 5.
 
 The input channels of a layer are split into pieces of 128; one basis of 128 filters, shared by
 all pieces, is applied to each, and a 1x1 convolution combines the resulting activations. The
@@ -48,15 +48,15 @@ def decompose(conv: nn.Conv2d, basis: BasisConv2d, combination: nn.Conv2d) -> No
     """Set a basis and its 1x1 combination to the truncated SVD of a trained convolution.
 
     The convolution's weight, split into pieces (F * pieces, PIECE * 9), is approximated by
-    coefficients times a basis of the leading right singular vectors; with no module between
-    `basis` and `combination` they then compute `conv`, exactly where the split weight's rank is
-    at most BASIS.
+    coefficients times a basis of the leading right singular vectors; with no module between them,
+    `basis` and `combination` then approximate `conv`, exactly if the split weight's rank is at
+    most BASIS.
     """
     filters, pieces = conv.out_channels, basis.pieces
     split = conv.weight.reshape(filters * pieces, PIECE * 9)
     left, values, right = torch.linalg.svd(split.double(), full_matrices=False)
     rank = min(BASIS, len(values))
-    # The singular values are shared evenly, so that filters and coefficients are of like size.
+    # Split the singular values evenly, so that filters and coefficients are of similar size.
     root = values[:rank].sqrt()
     vectors = torch.zeros(BASIS, PIECE * 9, dtype=torch.float64)
     vectors[:rank] = root[:, None] * right[:rank]
@@ -73,9 +73,9 @@ class BasisVGG11(nn.Sequential):
 
     @torch.no_grad()
     def start_from(self, baseline: nn.Module) -> None:
-        """Take the weights of a trained VGG11-Conv: copied where equal, decomposed elsewhere.
+        """Load the weights of a trained VGG11-Conv, decomposed in layers with a basis.
 
-        The BN between basis and combination has no counterpart there and stays as drawn.
+        The BN between basis and combination has no counterpart and keeps its initial state.
         """
         for name, theirs in baseline.named_children():
             if isinstance(theirs, nn.Conv2d) and hasattr(self, f"basis_{name}"):

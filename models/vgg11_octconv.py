@@ -1,7 +1,7 @@
-"""VGG11 of octave convolutions (Chen et al., 2019): a comparison system of Table 5.
+"""VGG11 with octave convolutions (Chen et al., 2019): a comparison system of Table 5.
 
 An octave convolution keeps part of its channels at half the resolution ("low frequency") and
-exchanges information between both parts by four convolutions.
+exchanges information between both parts with four convolutions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.variants import ConvFactory
 from models.vgg11 import POOLED
 
 LOW_SHARE = 0.5
-"""The paper's alpha of octave convolution: the share of low-frequency channels in between."""
+"""The paper's alpha for octave convolution: the share of low-frequency channels between layers."""
 
 Octave = tuple[Tensor | None, Tensor | None]
 """High-frequency maps (N, Ch, H, W) and low-frequency ones (N, Cl, H/2, W/2)."""
@@ -25,13 +25,13 @@ Octave = tuple[Tensor | None, Tensor | None]
 class OctaveConv(nn.Module):
     """Up to four convolutions between high and low frequency, each with its own bias.
 
-    high -> high and low -> low convolve; high -> low averages 2x2 first; low -> high is enlarged
-    by nearest neighbours after (a function). Two arriving at one part are added.
+    high -> high and low -> low convolve; high -> low first averages 2x2; low -> high afterwards
+    upsamples by nearest neighbour (a function). Outputs of the same frequency are added.
 
     Args:
-        conv: makes a convolution.
-        inputs: numbers of high and low input channels; 0 where a part is absent.
-        outputs: likewise for the output.
+        conv: builds a convolution.
+        inputs: numbers of high and low input channels; 0 if a part is absent.
+        outputs: the same for the output.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OctaveConv(nn.Module):
 
 
 class PerFrequency(nn.Module):
-    """The same kind of module on each part that is there; `None` leaves an absent part absent."""
+    """One module for each frequency; `None` if that part is absent."""
 
     def __init__(self, high: nn.Module | None, low: nn.Module | None) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def vgg11_octconv(
     classes: int,
     widths: Sequence[int] = (64, 128, 256, 256, 512, 512, 512, 512),
 ) -> nn.Module:
-    """VGG11 with an octave convolution for each 3x3 one. (N, C, 32, 32) -> (N, classes).
+    """VGG11 with octave convolutions instead of 3x3 ones. (N, C, 32, 32) -> (N, classes).
 
     The first layer has no low-frequency input, the last no low-frequency output. ReLU and max
     pooling are modules.

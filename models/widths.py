@@ -1,7 +1,7 @@
 """The widths of variant e: a plain network with about as many parameters as the -Lr one.
 
-Counted for 3-channel images and 10 classes, as the paper counts, so that the widths are the same
-for every dataset.
+Parameters are counted for 3-channel images and 10 classes, as in the paper, so that the widths are
+the same for every dataset.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from models.variants import ConvFactory
 Build = Callable[..., nn.Module]
 
 TOLERANCE = 0.02
-"""How far, as a share, the parameters of e may lie from those of -Lr."""
+"""Largest relative difference between the parameters of e and of -Lr."""
 
 BISECTIONS = 40
 
 
 def on_meta(build: Build, conv: ConvFactory, widths: Sequence[int]) -> nn.Module:
-    """The network without memory for its weights, for counting."""
+    """The network on the meta device, for counting."""
     with torch.device("meta"):
         return build(conv, in_channels=3, classes=10, widths=widths)
 
 
 def chain_widths(build: Build, linear: ConvFactory, widths: Sequence[int]) -> list[int]:
-    """Widths of a plain chain, layer by layer: a rule that fits the paper's counts.
+    """Widths of a plain chain, layer by layer: a rule that matches the paper's counts.
 
-    The first width stays; each later layer gets the least width whose convolution, on the
+    The first width stays; each later layer gets the smallest width whose convolution, on the
     narrowed input, has at least the parameters of the LinearConv layer that it replaces.
     """
     model = on_meta(build, linear, widths)

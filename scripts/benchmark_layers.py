@@ -1,11 +1,11 @@
-"""Where `execution=auto` chooses the slower way: each LinearConv layer's two executions, timed.
+"""Time both executions of each LinearConv layer, and show where `auto` picks the slower one.
 
     python scripts/benchmark_layers.py --model vgg11 --variant LRr
     python scripts/benchmark_layers.py --model resnet18 --write    # results/benchmarks/layers/*.csv
 
-A layer is timed alone, forward and backward, on random inputs of the shape that it has in the
-network, with the memory format and the small images' products of runtime=fast. Rounds alternate
-between the executions; figures are medians.
+Each layer is timed by itself, forward and backward, on random inputs of the shape that it gets in
+the network, with the memory format and small-image matrix products of runtime=fast. Rounds
+alternate between the executions; figures are medians.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark import RESULTS, add_common, synchronise, write
-from configs import compose, science
+from configs import compose, identify
 from configs.cli import MISTAKE
 from data import SIZE
 from linearconv import LinearConv2d
-from linearconv.engine.device import device_name, keep_freed_memory, resolve_device
+from linearconv.engine.device import device_name, resolve_device
+from linearconv.engine.fast.memory import keep_freed_memory
+from linearconv.engine.fast.small_images import small_image_products
 from linearconv.engine.precision import autocast, precision_flags
-from linearconv.engine.small_images import small_image_products
 from linearconv.errors import UserError
+from scripts.bench.rows import RESULTS, add_common, write
+from scripts.bench.timing import synchronise
 from train import initial_model
 
 CALLS = 5
-"""Calls in a round."""
+"""Calls per round."""
 
 TIE = 0.05
-"""A choice is wrong if it takes so much longer than the other one."""
+"""A choice is wrong if it is slower than the other by more than this fraction."""
 
 
 def main() -> int:
-    """Measure what the arguments ask for; returns the exit code."""
+    """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,16 +62,16 @@ def main() -> int:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each LinearConv layer that can be executed in both ways.
+    """One row for each LinearConv layer that supports both executions.
 
     Raises:
-        UserError: an argument makes no sense.
+        UserError: an invalid argument.
     """
     if args.rounds < 1 or args.batch_size < 1:
         raise UserError("--rounds and --batch-size must be at least 1")
     config = compose([f"model={args.model}", f"variant={args.variant}"])
     device = resolve_device(args.device)
-    model = initial_model(config, science(config), None).to(device)
+    model = initial_model(config, identify(config), None).to(device)
     model = model.to(memory_format=torch.channels_last)
     keep_freed_memory()
     images = torch.zeros(2, config.dataset.channels, SIZE, SIZE, device=device)
@@ -131,7 +133,7 @@ def times(
                     outputs = layer(images)
                 outputs.backward(torch.ones_like(outputs))
             synchronise(device)
-            if round_:  # the first one warms up
+            if round_:  # the first round is a warm-up
                 milliseconds.append(1e3 * (time.perf_counter() - began) / CALLS)
     layer.execution = "auto"
     return {f"ms_{name}": statistics.median(values) for name, values in measured.items()}

@@ -1,12 +1,12 @@
-"""What several training processes on one device pay, and what they gain: reproduce.py's --slots.
+"""Throughput of several training processes on one device, as with reproduce.py --slots.
 
     python scripts/benchmark_slots.py --model base --variant Conv --slots 1,2
     python scripts/benchmark_slots.py --slots 1,2,4 --write    # results/benchmarks/slots/*.csv
 
-Each process trains epochs of random images with runtime=fast, as `benchmark.py` does; on a CPU they
-share its threads. In each round the processes of one number start together and the slowest one's
-time counts; rounds alternate between the numbers, ratios are taken within a round, and all figures
-are medians.
+Each process trains epochs of random images with runtime=fast, as in `benchmark.py`; on a CPU they
+share its threads. In each round, the processes of a group start together and the slowest one's time
+counts; rounds alternate between the groups, ratios are taken within a round, and all figures are
+medians.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from typing import Any
 
 import torch
 
-from benchmark import RESULTS, FastCase, add_common, random_images, synchronise, write
 from configs import compose
 from configs.cli import MISTAKE
-from linearconv.engine.device import device_name, keep_freed_memory, resolve_device
+from linearconv.engine.device import device_name, resolve_device
 from linearconv.engine.precision import precision_flags
 from linearconv.errors import UserError
+from scripts.bench.cases import FastCase, random_images
+from scripts.bench.rows import RESULTS, add_common, write
+from scripts.bench.timing import synchronise
 
 
 def main() -> int:
-    """Measure what the arguments ask for; returns the exit code."""
+    """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +51,7 @@ def main() -> int:
     for row in rows:
         print(
             f"{row['slots']} at once, {row['threads_each']} threads each: "
-            f"{row['images_per_s']:.0f} images/s in all, x{row['ratio_to_first']:.2f}"
+            f"{row['images_per_s']:.0f} images/s in total, x{row['ratio_to_first']:.2f}"
         )
     if args.write:
         path = write(rows, RESULTS / "slots", ("model", "variant", "precision", "slots"))
@@ -61,12 +63,12 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each number of processes.
 
     Raises:
-        UserError: an argument makes no sense.
+        UserError: an invalid argument.
     """
     numbers = args.slots.split(",")
     if not all(n.isdecimal() and int(n) > 0 for n in numbers) or args.rounds < 1:
         raise UserError(f"--slots must be numbers like 1,2,4, got {args.slots}; --rounds above 0")
-    compose([f"model={args.model}", f"variant={args.variant}"])  # a mistake is found here, once
+    compose([f"model={args.model}", f"variant={args.variant}"])  # fail before starting processes
     device = resolve_device(args.device)
     groups = [Group(int(n), args) for n in numbers]
     seconds = {group: [] for group in groups}
@@ -98,11 +100,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 class Group:
-    """So many processes that train at the same time.
+    """N processes that train at the same time.
 
     Attributes:
-        number: of processes.
-        threads: CPU threads of each.
+        number: number of processes.
+        threads: CPU threads per process.
     """
 
     def __init__(self, number: int, args: argparse.Namespace) -> None:
@@ -117,8 +119,8 @@ class Group:
         for process in self._processes:
             process.start()
         for _, theirs in pairs:
-            theirs.close()  # so that a process that dies is noticed
-        self._receive()  # all are warm
+            theirs.close()  # so that recv() fails if a process dies
+        self._receive()  # wait until all are warmed up
 
     def _receive(self) -> list[float]:
         try:
@@ -141,7 +143,7 @@ class Group:
 
 
 def train(args: argparse.Namespace, threads: int, end: Connection) -> None:
-    """A process: says when it is warm, then trains an epoch whenever it is told to."""
+    """A worker process: signals that it is warmed up, then trains an epoch per request."""
     torch.set_num_threads(threads)
     config = compose(
         [f"model={args.model}", f"variant={args.variant}", f"precision={args.precision}"]
@@ -149,7 +151,6 @@ def train(args: argparse.Namespace, threads: int, end: Connection) -> None:
     device = resolve_device(args.device)
     with precision_flags(args.precision):
         case = FastCase(config, random_images(config, args.images), device)
-        keep_freed_memory()
         case.epoch()
         seconds = 0.0
         while True:

@@ -1,8 +1,8 @@
-"""What only a GPU can show: the CUDA tests, then each GPU bar as met or missed.
+"""Run the CUDA tests, then report each GPU bar as met or missed.
 
     make certify    # or python scripts/certify.py
 
-Exit code 0: all is met; 1: a test failed or a bar is missed; 2: there is no CUDA device.
+Exit code 0: tests passed and all bars met; 1: a test failed or a bar was missed; 2: no CUDA device.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from benchmark import measure, text, write
 from configs.cli import FAILED, MISTAKE
+from scripts.bench.rows import write
+from scripts.benchmark import measure, text
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = "Conv,L,Lr,LRr"
@@ -26,7 +27,7 @@ VARIANTS = "Conv,L,Lr,LRr"
 def main() -> int:
     """Run tests and benchmarks on the GPU; returns the exit code."""
     if not torch.cuda.is_available():
-        print("certify needs a CUDA device, and torch sees none", file=sys.stderr)
+        print("certify needs a CUDA device, but torch sees none", file=sys.stderr)
         return MISTAKE
     tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "cuda"], cwd=ROOT)
     met = [("CUDA tests", "all pass", "", tests.returncode == 0)]
@@ -61,7 +62,7 @@ def _measure(model: str, modes: str, execution: str = "auto") -> list[dict[str, 
 def bars(
     fast: dict[str, dict[str, dict[str, Any]]], generated: dict[str, dict[str, Any]]
 ) -> Iterator[tuple[str, str, str, bool]]:
-    """Name, bar, value and whether it is met, of what a GPU of the H100's class should reach.
+    """Name, bar, value and whether it is met, for each bar of an H100-class GPU.
 
     Args:
         fast: rows of `scripts/benchmark.py` by model and variant, with ratios to the usual loop.
@@ -89,7 +90,7 @@ def bars(
     yield at_most("vgg11, step with the correlation loss over without", loss, 1.03)
     for batch in ("b1", "b256"):
         latency = vgg11["LRr"][f"latency_over_conv_fused_{batch}"]
-        yield at_most(f"vgg11-LRr folded, latency over Conv's, {batch}", latency, 1.03)
+        yield at_most(f"vgg11-LRr fused, latency over Conv's, {batch}", latency, 1.03)
     for model, rows in fast.items():
         notes = {row["steps"] for row in rows.values()}
         captured = all(note.startswith("captured") for note in notes)

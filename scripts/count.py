@@ -1,11 +1,11 @@
-"""Parameters and operations: of every row of the paper's tables, or of one network.
+"""Count parameters and operations of every row of the paper's tables, or of one network.
 
     python scripts/count.py                          # Tables 2-5, here and in the paper
     python scripts/count.py --format json
     python scripts/count.py model=vgg11 variant=LRr  # a table of that network's layers
 
-"FLOPs" are in the paper's convention; MACs are exact multiply-adds of one image: at training of
-the forward pass, with the building of the weights shared by the recipe's batch.
+"FLOPs" are in the paper's convention. MACs are exact multiply-adds of one image's forward pass; in
+training, generating the weights counts once per batch of the recipe.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from typing import Any
 from torch import nn
 
 from configs import compose
-from configs.paper import INPUT, PaperRow, counts, network, paper_rows, printed
 from configs.schema import TrainConfig
 from linearconv import LinearConv2d
 from linearconv.complexity import count_macs, count_parameters, layer_table, paper_flops
 from linearconv.engine.filters import primary_count
 from linearconv.errors import UserError
-from linearconv.quirks import QUIRKS
+from scripts.paper.counts import INPUT, counts, network
+from scripts.paper.printed import PaperRow, paper_rows, printed
+from scripts.paper.quirks import QUIRKS
 
 
 def main() -> int:
-    """Print what the arguments ask for; returns the exit code."""
+    """Print the counts; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,7 +74,7 @@ def _count_row(row: PaperRow) -> dict[str, Any]:
 
 
 def rows_text(rows: list[dict[str, Any]]) -> str:
-    """The rows of all tables as text; = and X tell whether a cell agrees with the paper's."""
+    """The rows of all tables as text; = and X mark whether a cell agrees with the paper's."""
     lines = [
         f"{'':33}{'Parameters (M)':^20}{'paper FLOPs (B)':^21}{'training MACs (M)':>20}"
         f"{'inference MACs (M)':>21}",
@@ -120,7 +121,7 @@ def summary(config: TrainConfig) -> dict[str, Any]:
 
 
 def _split(module: nn.Module) -> dict[str, int | None]:
-    """Numbers of primary and secondary filters; None for all but LinearConv layers."""
+    """Numbers of primary and secondary filters; None except for LinearConv layers."""
     if not isinstance(module, LinearConv2d):
         return {"primary": None, "secondary": None}
     primary = primary_count(module)
@@ -147,7 +148,7 @@ def summary_text(config: TrainConfig) -> str:
     lines.append(f"{'total':<54}{found['params']:>12,}{totals[0]:>11.3f}{totals[1]:>11.3f}")
     lines += [
         "MACs in millions for one training image; P primary, S secondary filters.",
-        f"Folded for inference: {found['macs_inference_fused'] / 1e6:.3f} M.",
+        f"Fused for inference: {found['macs_inference_fused'] / 1e6:.3f} M.",
         f"FLOPs in the paper's convention: {found['flops_paper_convention'] / 1e9:.6f} B.",
     ]
     return "\n".join(lines)

@@ -1,25 +1,23 @@
-"""The paper's figures from the recorded runs, as PDF, PNG and the data in them.
+"""Draw the paper's figures from the recorded runs, as PDF and PNG, with their data as CSV.
 
     python scripts/make_figures.py                  # results/figures/*.{pdf,png}, data/*.csv
     python scripts/make_figures.py --recipe short   # results/figures/short/
 
-Reads results/runs/*.json and results/artifacts/*.npz. A figure none of whose runs is there is not
-drawn, and one line says which runs it lacks; others show what there is, and say what is missing.
+Reads results/runs/*.json and results/artifacts/*.npz. A figure without any of its runs is not
+drawn; one with some of its runs shows those. Missing runs are listed in both cases.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
-from typing import Any
 
-from configs.results import METRICS, RESULTS, Results, recipes
-from figures import Figure, all_figures
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
+from scripts.paper.figures import Figure, all_figures
+from scripts.paper.formats import lines_csv
+from scripts.paper.results import METRICS, RESULTS, Results, recipes
 
 
 def main() -> int:
@@ -45,14 +43,14 @@ def main() -> int:
 
 def outcome(figure: Figure) -> str:
     """One line: drawn or not, and what is missing."""
-    lacks = f"not there yet: {', '.join(figure.missing)}" if figure.missing else ""
+    lacks = f"missing: {', '.join(figure.missing)}" if figure.missing else ""
     if not figure.data:
         return f"{figure.name}: not drawn; {lacks}"
     return f"{figure.name}: drawn" + (f"; {lacks}" if lacks else "")
 
 
 def write(figure: Figure, folder: Path) -> None:
-    """Write a figure and its data; one that cannot be drawn leaves none of an earlier call."""
+    """Write a figure and its data; if it cannot be drawn, delete those of an earlier call."""
     images = {kind: folder / f"{figure.name}.{kind}" for kind in ("pdf", "png")}
     data = folder / "data" / f"{figure.name}.csv"
     if not figure.data:
@@ -63,17 +61,7 @@ def write(figure: Figure, folder: Path) -> None:
         with atomic_write(path) as file:
             file.write(figure.render(kind))
     with atomic_write(data) as file:
-        file.write(csv_text(figure.data).encode())
-
-
-def csv_text(lines: list[dict[str, Any]]) -> str:
-    """Lines as CSV; a column that only some of them have is empty in the others."""
-    file = io.StringIO()
-    columns = list(dict.fromkeys(name for line in lines for name in line))
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+        file.write(lines_csv(figure.data).encode())
 
 
 if __name__ == "__main__":

@@ -1,44 +1,31 @@
-"""Tables 2 to 5 of the paper beside what the recorded runs give.
+"""Write Tables 2 to 5 of the paper beside the results of the recorded runs.
 
     python scripts/make_tables.py                   # results/tables/table{2,3,4,5}.{md,csv,tex}
     python scripts/make_tables.py --metric last     # the last epoch instead of the best
     python scripts/make_tables.py --recipe short    # results/tables/short/
+    python scripts/make_tables.py --frame runs.csv  # instead: one row per record
 
 Reads results/runs/*.json, results/benchmarks/*.csv and results/paper/tables.csv. A run fills a
-cell only if it computed exactly what that cell's run computes with this code, but for the seed.
-The output depends on those files alone.
+cell only if its identity is that of the cell's run in the current code, except for the seed. The
+output depends on those files only.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import re
 import sys
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 
-from configs.benchmarks import read_benchmarks
-from configs.results import METRICS, RESULTS, Results, recipes
-from configs.table_text import (
-    NOT_RUN,
-    TITLES,
-    Entry,
-    Grid,
-    extra_grid,
-    extra_notes,
-    notes,
-    own_notes,
-    paper_grid,
-)
-from configs.tables import Row, Table, speeds, tables
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
+from scripts.paper.formats import csv_text, latex, markdown
+from scripts.paper.results import METRICS, RESULTS, Results, read_records, recipes, runs_frame
+from scripts.paper.speeds import read_benchmarks
+from scripts.paper.tables import tables
 
 LISTED = 8
-"""Names of records that fill no cell are listed up to this number."""
+"""How many records that fill no cell are listed by name."""
 
 
 def main() -> int:
@@ -49,24 +36,35 @@ def main() -> int:
     parser.add_argument("--recipe", choices=recipes(), default="paper")
     parser.add_argument("--metric", choices=list(METRICS), default="best")
     parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    parser.add_argument("--frame", type=Path, metavar="FILE.csv", help="write all records instead")
     args = parser.parse_args()
     try:
-        results = Results(args.results_dir, args.recipe)
-        benchmarks = read_benchmarks(args.results_dir)
-        folder = args.results_dir / "tables" / ("" if args.recipe == "paper" else args.recipe)
-        for table in tables(results, args.metric, benchmarks):
-            for kind, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
-                with atomic_write(folder / f"table{table.number}.{kind}") as file:
-                    file.write(text(table).encode())
+        if args.frame is not None:
+            frame = runs_frame(read_records(args.results_dir))
+            frame.to_csv(args.frame, index=False, lineterminator="\n")
+            print(f"{args.frame}: {len(frame)} runs")
+        else:
+            write_tables(args.results_dir, args.recipe, args.metric)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    return 0
+
+
+def write_tables(results_dir: Path, recipe: str, metric: str) -> None:
+    """Write the tables of one recipe; print which records are unused and what is not measured."""
+    results = Results(results_dir, recipe)
+    benchmarks = read_benchmarks(results_dir)
+    folder = results_dir / "tables" / ("" if recipe == "paper" else recipe)
+    for table in tables(results, metric, benchmarks):
+        for kind, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
+            with atomic_write(folder / f"table{table.number}.{kind}") as file:
+                file.write(text(table).encode())
     for note in benchmarks.notes:
         print(note, file=sys.stderr)
     if results.unused:
         print(unused_text([record["run_id"] for record in results.unused]), file=sys.stderr)
     print(f"{folder}/table{{2,3,4,5}}.{{md,csv,tex}}: {len(results.cells())} accuracies have runs")
-    return 0
 
 
 def unused_text(names: Sequence[str]) -> str:
@@ -74,163 +72,6 @@ def unused_text(names: Sequence[str]) -> str:
     listed = ", ".join(names[:LISTED])
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{len(names)} records fill no cell of these tables: {listed}{more}"
-
-
-def title(table: Table) -> str:
-    """The table's heading."""
-    recipe = "" if table.recipe == "paper" else f", recipe {table.recipe}"
-    return f"Table {table.number}: {TITLES[table.number]}{recipe}"
-
-
-def _notes(table: Table) -> list[str]:
-    return [*notes(table.recipe, table.metric), *own_notes(table)]
-
-
-def markdown(table: Table) -> str:
-    """The table, and what the paper does not have, in GitHub's Markdown."""
-    lines = [
-        f"# {title(table)}",
-        "",
-        *_paragraphs(_notes(table)),
-        *_markdown_grid(paper_grid(table)),
-    ]
-    lines += ["", "## Beyond the paper", "", *_paragraphs(extra_notes(table))]
-    return "\n".join([*lines, *_markdown_grid(extra_grid(table)), ""])
-
-
-def _paragraphs(sentences: Sequence[str]) -> list[str]:
-    return [line for sentence in sentences for line in (_markdown_cell(sentence), "")]
-
-
-def _markdown_grid(grid: Grid) -> list[str]:
-    rows = [grid.header, ["---"] * len(grid.header), *grid.body]
-    return [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
-
-
-def _markdown_cell(cell: str | Entry) -> str:
-    text = cell if isinstance(cell, str) else " | ".join(cell.parts)
-    return text.replace("|", r"\|").replace("*", r"\*")
-
-
-def csv_text(table: Table) -> str:
-    """One line for each row of the paper, every number in a column of its own."""
-    file = io.StringIO()
-    lines = [_csv_line(table, row) for row in table.rows]
-    writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
-
-
-def _csv_line(table: Table, row: Row) -> dict[str, object]:
-    line: dict[str, object] = {
-        "table": table.number,
-        "recipe": table.recipe,
-        "metric": table.metric,
-        "model": row.printed.model,
-        "variant": row.printed.variant,
-        "alpha": row.printed.alpha,
-        "baseline": row.printed.baseline,
-    }
-    for name, found in row.accuracies.items():
-        line |= {
-            f"{name}_paper": row.printed.accuracies[name],
-            f"{name}_here": _number(found.here, 4) if found.records else NOT_RUN,
-            f"{name}_std": _number(found.std, 4),
-            f"{name}_n": found.n,
-            f"{name}_n_baseline": len(found.baseline) if found.relative else None,
-            f"{name}_difference": _number(found.difference, 4),
-            f"{name}_accuracy": _number(found.accuracy, 4),
-            f"{name}_seeds": " ".join(map(str, found.records)),
-            f"{name}_runs": " ".join(record["run_id"] for record in found.records.values()),
-        }
-    for key, count in (("params_m", row.params), ("flops_b", row.flops)):
-        line |= {
-            f"{key}_paper": count.paper,
-            f"{key}_paper_change": _number(count.paper_change, 4),
-            f"{key}_here": count.here,
-            f"{key}_here_change": _number(count.here_change, 4),
-            f"{key}_difference": count.difference,
-        }
-    line |= {"params": row.counts.params, "flops": row.counts.flops}
-    line |= {f"macs_{phase}_{how}": value for (phase, how), value in row.counts.macs.items()}
-    for setting in table.settings:
-        times = speeds(table, row, setting)
-        for measure in ("step_usual", "step_fast", "latency_b1", "latency_b256"):
-            line[f"{measure}_ms ({', '.join(setting)})"] = times.get(measure)
-    return line
-
-
-def _number(value: float | Decimal | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}"
-
-
-PREAMBLE = r"""% \usepackage{booktabs}
-\providecommand{\stacked}[1]{\begin{tabular}[t]{@{}c@{}}#1\end{tabular}}
-"""
-
-
-def latex(table: Table) -> str:
-    """The table, and what the paper does not have, for a document with the package booktabs."""
-    name = f"Table {table.number} of the paper"  # LaTeX numbers the tables in its own way
-    if table.recipe != "paper":
-        name += f", recipe {table.recipe}"
-    label = f"table{table.number}"
-    parts = (
-        (f"{name}: {TITLES[table.number]}", _notes(table), paper_grid(table), label),
-        (f"{name}, beyond the paper", extra_notes(table), extra_grid(table), f"{label}-beyond"),
-    )
-    return PREAMBLE + "\n".join(_latex_float(*part) for part in parts)
-
-
-def _latex_float(heading: str, sentences: Sequence[str], grid: Grid, label: str) -> str:
-    lines = [
-        "\\begin{table*}",
-        "\\centering\\scriptsize\\setlength{\\tabcolsep}{2pt}\\setlength{\\belowcaptionskip}{4pt}",
-        f"\\caption{{{_tex(' '.join([heading + '.', *sentences]))}}}",
-        f"\\label{{tab:{label}}}",
-        f"\\begin{{tabular}}{{l{'c' * (len(grid.header) - 1)}}}",
-        "\\toprule",
-        " & ".join(_latex_header(name) for name in grid.header) + r" \\",
-    ]
-    for i, row in enumerate(grid.body):
-        lines.append("\\midrule" if i == 0 or i in grid.groups else "\\addlinespace")
-        lines.append(" & ".join(map(_latex_cell, row)) + r" \\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table*}", ""])
-
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "%": r"\%",
-    "_": r"\_",
-    "&": r"\&",
-    "#": r"\#",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "*": r"$^*$",
-    "|": r"$|$",
-}
-
-
-def _tex(text: str) -> str:
-    text = "".join(TEX.get(letter, letter) for letter in text)
-    return re.sub(r"(?<![\w.])([-+])(?=\d)", r"$\1$", text)
-
-
-def _latex_header(name: str) -> str:
-    return _stack(re.split(r"(?<=,) |(?<=:) ", name))
-
-
-def _latex_cell(cell: str | Entry) -> str:
-    """An entry's paper, here and difference stand below each other."""
-    return _tex(cell) if isinstance(cell, str) else _stack(cell.parts)
-
-
-def _stack(lines: Sequence[str]) -> str:
-    stacked = r" \\ ".join(map(_tex, lines))
-    return stacked if len(lines) == 1 else rf"\stacked{{{stacked}}}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from data.official import pack
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Parallel workers share the cores.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def real_dataset() -> Callable[[str], Dataset]:
 
     def load(name: str) -> Dataset:
         if not (root / f"{name}.npz").exists():
-            pytest.skip(f"{root / name}.npz is not there (python scripts/data.py {name})")
+            pytest.skip(f"{root / name}.npz not found (python scripts/prepare_data.py {name})")
         return load_dataset(dataset_config(name), root)
 
     return load

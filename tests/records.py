@@ -52,7 +52,7 @@ def make_record(run: Run, best: float, last: float) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "run_id": run.run_id,
-        "science": copy.deepcopy(run.science),
+        "science": copy.deepcopy(run.identity),
         "test_acc_best": best,
         "best_epoch": 2,
         "test_acc_last": last,

@@ -1,5 +1,5 @@
-"""What trains: seeding, step, loop, checkpoints, records and provenance.
+"""Training: seeding, step, loop, checkpoints, records and provenance.
 
-The engine receives a model, the batches of a dataset and plain settings. It hashes a plain dict
-and knows neither Hydra nor a registry of models or datasets.
+The engine takes a model, the batches of a dataset and plain settings; a run's identity is a plain
+dict. It depends neither on Hydra nor on a registry of models or datasets.
 """

@@ -1,4 +1,4 @@
-"""What a run shows of its filters: the first layer's, and correlations in chosen layers."""
+"""A run's filters for figures: those of the first layer, and correlations in chosen layers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LARGEST = 256
 
 
 def chosen_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """At most two convolutions by name: the first, and the last of at most `LARGEST` filters."""
+    """At most two convolutions by name: the first and the last with at most `LARGEST` filters."""
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     small = [name for name, conv in convs.items() if conv.out_channels <= LARGEST]
     return {name: convs[name] for name in dict.fromkeys([*small[:1], *small[-1:]])}
 
 
 def primary_count(conv: nn.Conv2d) -> int:
-    """Number of primary filters: all of a plain convolution."""
+    """Number of primary filters; for a plain convolution, of all filters."""
     return conv.primary.shape[0] if isinstance(conv, LinearConv2d) else conv.out_channels
 
 
@@ -31,8 +31,8 @@ def filter_artifacts(model: nn.Module) -> dict[str, np.ndarray]:
 
     Returns:
         `layers` (L,) names of the chosen layers and `primary` (L,) their numbers of primary
-        filters; `filters` (F, C, KH, KW) float16, the first layer's; `correlation_<i>` (F, F)
-        float16, the correlations between all filters of chosen layer i.
+        filters; `filters` (F, C, KH, KW) float16 of the first chosen layer; `correlation_<i>`
+        (F, F) float16, the correlations between all filters of chosen layer i.
     """
     layers = chosen_layers(model)
     arrays = {

@@ -5,29 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from linearconv.engine.capture import CudaGraphs, checked_capture
 from linearconv.engine.checkpoint import Checkpoints, save
-from linearconv.engine.folding import FoldedNetwork
+from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from linearconv.engine.optimizer import adam, load_state, set_lr
-from linearconv.engine.pooling import pooling_before_norm, pooling_before_relu
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
-from linearconv.engine.small_images import small_image_products
-from linearconv.engine.step import Regularizer, TrainStep, evaluate
-from linearconv.engine.stepping import EagerSteps, Steps, TrainBatches
+from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
 from linearconv.regularizer import model_correlation_loss, regularized_filters
 
 
 class Batches(TrainBatches, Protocol):
-    """What the engine asks of a dataset."""
+    """The interface to a dataset that the engine needs."""
 
     train_size: int
 
@@ -35,18 +29,18 @@ class Batches(TrainBatches, Protocol):
         """The test batches."""
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]] | None:
-        """The validation batches, if images were held out."""
+        """The validation batches, or None if no images were held out."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What is trained, apart from model and data (paper, section 4.2).
+    """Training settings, apart from model and data (paper, section 4.2).
 
     Attributes:
         epochs: passes over the training images.
         lr: initial learning rate of Adam.
-        lr_decay_every: epochs between two multiplications of the learning rate.
-        lr_decay_factor: what it is multiplied by.
+        lr_decay_every: epochs between two decays of the learning rate.
+        lr_decay_factor: factor of each decay.
         regularizer: the correlation loss, or None.
         precision: "tf32", "fp32" or "bf16".
     """
@@ -63,52 +57,27 @@ class TrainSettings:
         return self.lr * self.lr_decay_factor ** (epoch // self.lr_decay_every)
 
 
-@dataclass(frozen=True)
-class Speed:
-    """How it is computed: each switch keeps the numbers, up to rounding.
-
-    Attributes:
-        channels_last: images and filters lie in memory channel by channel innermost.
-        fused_adam: Adam as one operation over all parameters.
-        capture: on CUDA, whole steps are captured as CUDA graphs and replayed (bit for bit).
-        fold_batch_norms: evaluation folds batch norms into the convolutions before them.
-        pool_before_relu: max pooling comes before the ReLU that it follows (bit for bit).
-        pool_before_norm: with `pool_before_relu`, training on a CPU, it comes before the batch norm
-            too.
-        small_image_products: on a CPU, convolutions of small images are matrix products.
-        save_every_s: seconds between two checkpoints, which are written at epochs' ends alone;
-            so much work is lost at most when a process is killed (bit for bit).
-    """
-
-    channels_last: bool = False
-    fused_adam: bool = False
-    capture: bool = False
-    fold_batch_norms: bool = False
-    pool_before_relu: bool = False
-    pool_before_norm: bool = False
-    small_image_products: bool = False
-    save_every_s: float = 0.0
-
-
 class Training:
-    """Everything of a run that changes while it trains, and so everything a checkpoint holds.
+    """All state of a run that changes during training, and so all that a checkpoint contains.
 
     Args:
-        model: on its device already.
+        model: already on its device.
         settings: see `TrainSettings`.
         speed: see `Speed`.
 
     Attributes:
-        curve: one object per finished epoch (see `record.py`).
-        seconds: duration of each finished epoch, evaluation included.
-        starts: one provenance object per process that worked on the run.
+        curve: one dict per finished epoch (see `record.py`).
+        seconds: duration of each finished epoch, including evaluation.
+        starts: one provenance dict per process that worked on the run.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainSettings, speed: Speed = Speed()) -> None:
-        if speed.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self.model, self.settings, self.speed = model, settings, speed
-        self.optimizer = adam(model, settings.lr, fused=speed.fused_adam)
+    def __init__(
+        self, model: nn.Module, settings: TrainSettings, speed: Speed | None = None
+    ) -> None:
+        self.settings, self.speed = settings, speed or Speed()
+        self.accelerated = AcceleratedModel(model, self.speed)
+        self.model = model = self.accelerated.model
+        self.optimizer = adam(model, settings.lr, fused=self.speed.fused_adam)
         self.step = TrainStep(model, self.optimizer, settings.regularizer, settings.precision)
         self.curve: list[Entry] = []
         self.seconds: list[float] = []
@@ -123,39 +92,8 @@ class Training:
         """The first epoch with the highest accuracy `key`."""
         return max(self.curve, key=lambda entry: entry[key])
 
-    def steps(self, batches: Batches) -> tuple[Steps, str]:
-        """What carries out the steps of the epochs, and what to say of it in the provenance."""
-        self.model.train()  # a captured step stays in the mode in which it was captured
-        if self.speed.capture and self.step.sums.is_cuda:
-            return checked_capture(self.step, batches, CudaGraphs())
-        return EagerSteps(self.step, batches), "eager"
-
-    def evaluated(self) -> Callable[[Tensor], Tensor]:
-        """The network with its present weights, in evaluation mode, to be used at once."""
-        self.model.eval()
-        if not self.speed.fold_batch_norms:
-            return self.model
-        self._folded.refresh()
-        return self._folded
-
-    @cached_property
-    def _folded(self) -> FoldedNetwork:
-        return FoldedNetwork(self.model)
-
-    @contextmanager
-    def rewritten(self) -> Iterator[None]:
-        """Within it, the network computes in the ways that `speed` names."""
-        with ExitStack() as ways:
-            if self.speed.pool_before_relu:
-                ways.enter_context(pooling_before_relu(self.model))
-            if self.speed.pool_before_norm:
-                ways.enter_context(pooling_before_norm(self.model))
-            if self.speed.small_image_products:
-                ways.enter_context(small_image_products(self.model))
-            yield
-
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values alone, so that `torch.load(weights_only=True)` reads it."""
+        """Only tensors and plain values, so that `torch.load(weights_only=True)` can read it."""
         return {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
@@ -182,43 +120,43 @@ def fit(
     batches: Batches,
     checkpoints: Checkpoints,
     *,
-    identity: dict[str, Any],
+    header: dict[str, Any],
     start: dict[str, Any],
     observers: Sequence[Observer] = (),
     deadline: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Train until the settings' number of epochs, with checkpoints at epochs' ends.
+    """Train for the settings' number of epochs, with checkpoints at epoch boundaries.
 
-    A KeyboardInterrupt passes through; the epoch in progress is lost then, and finished ones that
-    took less than `Speed.save_every_s` since the last checkpoint.
+    A KeyboardInterrupt propagates; the epoch in progress is lost, and so are the epochs finished
+    since the last checkpoint (see `Speed.save_every_s`).
 
     Args:
         training: new, or loaded from a checkpoint.
         batches: the data.
         checkpoints: where to save.
-        identity: stored in each checkpoint beside the state: the run_id and the science.
+        header: stored in each checkpoint next to the state: the run_id and the identity.
         start: provenance of this process, appended to `training.starts`.
-        observers: told of the progress.
-        deadline: value of `clock` by which to stop; no epoch is started that would not fit if
-            it took as long as the slowest so far.
-        clock: seconds; for tests.
+        observers: notified of the progress.
+        deadline: value of `clock` by which to stop; an epoch starts only if there is time left
+            for one as long as the slowest so far.
+        clock: returns seconds; replaced in tests.
 
     Returns:
-        Whether the run is finished; False when the deadline stopped it.
+        Whether the run is finished; False if the deadline stopped it.
 
     Raises:
-        NonFiniteLoss: a loss of an epoch is not finite; that epoch is not kept.
+        NonFiniteLoss: a loss of an epoch is not finite; that epoch is discarded.
     """
     epochs = training.settings.epochs
     first = training.epoch
     start = {**start, "first_epoch": first + 1, "last_epoch": None}
     training.starts.append(start)
-    saves = _Saves(training, checkpoints, identity)
+    saves = _Saves(training, checkpoints, header)
     saves.save()
-    with precision_flags(training.settings.precision), training.rewritten():
+    with precision_flags(training.settings.precision), training.accelerated.rewritten():
         if first < epochs:
-            steps, start["steps"] = training.steps(batches)
+            steps, start["steps"] = training.accelerated.steps(training.step, batches)
         while training.epoch < epochs:
             began = clock()
             slowest = max(training.seconds[first:], default=0.0)  # of this process's epochs
@@ -241,7 +179,7 @@ def fit(
 def train_epoch(
     training: Training, steps: Steps, batches: Batches, observers: Sequence[Observer]
 ) -> Entry:
-    """Train one epoch and evaluate; returns its entry of the curve."""
+    """Train one epoch and evaluate; returns its entry in the curve."""
     epoch, sums = training.epoch, training.step.sums
     lr = training.settings.lr_at(epoch)
     set_lr(training.optimizer, lr)
@@ -250,7 +188,7 @@ def train_epoch(
     for _ in steps.epoch(epoch):
         for observer in observers:
             observer.step_done()
-    loss_sum, correct_sum = sums.tolist()  # the epoch's one wait for the device
+    loss_sum, correct_sum = sums.tolist()  # the only wait for the device while training an epoch
     entry = {
         "epoch": epoch + 1,
         "lr": lr,
@@ -258,7 +196,7 @@ def train_epoch(
         "train_acc": 100.0 * correct_sum / batches.train_size,
         "correlation_loss": _correlation(training),
     }
-    network = training.evaluated()
+    network = training.accelerated.evaluated()
     for name, split in (("test", batches.test()), ("val", batches.val())):
         if split is not None:
             result = evaluate(network, split, training.settings.precision)
@@ -280,23 +218,20 @@ def _correlation(training: Training) -> float | None:
 
 
 class _Saves:
-    """Writes a run's checkpoints, not more often than they are worth.
+    """Writes a run's checkpoints, at most every `Speed.save_every_s` seconds.
 
-    Where epochs take less than a second, a checkpoint after each would take longer than they do.
+    If epochs take less than a second, a checkpoint after each would take longer than training.
     """
 
     def __init__(
-        self,
-        training: Training,
-        checkpoints: Checkpoints,
-        identity: dict[str, Any],
+        self, training: Training, checkpoints: Checkpoints, header: dict[str, Any]
     ) -> None:
-        self._training, self._checkpoints, self._identity = training, checkpoints, identity
+        self._training, self._checkpoints, self._header = training, checkpoints, header
         self._time, self._epoch = -math.inf, -1  # of the last save
         self._best: dict[str, Any] | None = None  # weights not yet written
 
     def epoch_finished(self, *, last: bool) -> None:
-        """Remember the weights if they are the best so far; save if it is time, or the end."""
+        """Keep the weights if they are the best so far; save if due or after the last epoch."""
         training = self._training
         selected_by = "val_acc" if "val_acc" in training.curve[-1] else "test_acc"
         if training.best(selected_by) is training.curve[-1]:
@@ -306,13 +241,13 @@ class _Saves:
             self.save()
 
     def save(self) -> None:
-        """Write the best weights, if they are new, and the checkpoint, unless it is there."""
+        """Write the best weights, if new, and the checkpoint, unless already written."""
         training = self._training
         if self._epoch == training.epoch:
             return
         # Best weights first: if the process dies in between, the epoch is repeated and writes both.
         if self._best is not None:
-            save(self._checkpoints.best, {**self._identity, **self._best})
+            save(self._checkpoints.best, {**self._header, **self._best})
             self._best = None
-        self._checkpoints.save(training.epoch, {**self._identity, **training.state_dict()})
+        self._checkpoints.save(training.epoch, {**self._header, **training.state_dict()})
         self._time, self._epoch = time.monotonic(), training.epoch

@@ -1,4 +1,4 @@
-"""What a precision means for the arithmetic of a run (hashed into its identity)."""
+"""Numerical precision of a run (part of its identity)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PRECISIONS = ("tf32", "fp32", "bf16")
 
 @contextmanager
 def precision_flags(precision: str) -> Iterator[None]:
-    """Set torch's numerical switches for a precision, and put them back afterwards.
+    """Temporarily set torch's numerical flags for a precision.
 
-    "tf32" allows TF32 in convolutions alone, as PyTorch does by itself; "fp32" and "bf16" allow
-    it nowhere. Matrix products (weight generation, correlation loss, classifier) never use it.
-    Convolutions use deterministic algorithms alone, so that a resumed run ends bit-identically.
-    The switches act on CUDA; on a CPU "tf32" and "fp32" are the same.
+    "tf32" allows TF32 only in convolutions, as PyTorch does by default; "fp32" and "bf16" do not
+    allow it. Matrix products (weight generation, correlation loss, classifier) never use it.
+    Convolutions use only deterministic algorithms, so that a resumed run ends bit-identically.
+    The flags affect only CUDA; on a CPU "tf32" and "fp32" are the same.
     """
     values = {
         (torch.backends.cudnn, "allow_tf32"): precision == "tf32",
@@ -38,7 +38,8 @@ def precision_flags(precision: str) -> Iterator[None]:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context of the forward pass: bfloat16 autocast for "bf16", none otherwise.
 
-    LinearConv2d generates its weight, and the correlation loss is computed, in fp32 under it.
+    Under autocast, LinearConv2d still generates its weight, and the correlation loss is still
+    computed, in fp32.
     """
     if precision != "bf16":
         return nullcontext()

@@ -1,4 +1,4 @@
-"""Where and with what a process trained."""
+"""Provenance of a training process: machine, versions and commit."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import torch
 from linearconv.engine.device import device_name
 
 CODE = Path(__file__).resolve().parents[2]
-"""The checkout's root, where the package is installed editable from one."""
+"""Root of the checkout, if the package is installed editable from one."""
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
 
 
 def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
-    """What a record says of one process: `known`, then time, machine, versions and commit.
+    """The record's entry for one process: `known`, then time, machine, versions and commit.
 
     Args:
-        device: the device that trains.
-        known: what only the caller knows: overrides, runtime, dataset path; paths made `portable`.
+        device: the training device.
+        known: entries from the caller: overrides, runtime, dataset path; paths made `portable`.
     """
     return {
         **known,
@@ -45,16 +45,16 @@ def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
 
 
 def portable(path: str | Path) -> str:
-    """A path from the current folder on; of one that lies elsewhere, the name alone.
+    """A path relative to the current folder; for a path outside it, only the name.
 
-    Records are published, and where a user keeps files is nobody's business.
+    Records are published and must not reveal where a user keeps files.
     """
     inside = os.path.relpath(path)
     return Path(path).resolve().name if inside.startswith(os.pardir) else inside
 
 
 def git_state() -> dict[str, Any]:
-    """The code's commit, and whether it differs from it anywhere outside results/."""
+    """The code's commit, and whether the checkout differs from it outside results/."""
     commit = _output("git", "-C", str(CODE), "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
@@ -81,7 +81,7 @@ def _driver(device: torch.device) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, or None where it is missing or fails."""
+    """The output of a command, or None if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:

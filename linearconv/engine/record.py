@@ -20,18 +20,8 @@ SCHEMA = 1
 """Version of the record's layout."""
 
 
-def canonical_json(value: Any) -> str:
-    """The one text of a plain value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def identity_hash(science: dict[str, Any]) -> str:
-    """sha256 of a science config: two runs with the same hash compute the same thing."""
-    return hashlib.sha256(canonical_json(science).encode()).hexdigest()
-
-
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over name, type, shape and bytes of each tensor of the state dict, by name."""
+    """sha256 over name, type, shape and bytes of each tensor of the state dict, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
@@ -42,7 +32,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 def build_record(
     run_id: str,
-    science: dict[str, Any],
+    identity: dict[str, Any],
     training: Training,
     *,
     input_shape: tuple[int, int, int],
@@ -51,42 +41,28 @@ def build_record(
 ) -> dict[str, Any]:
     """The record of a finished run.
 
-    All but `provenance` and `timing` depends on the science, the runtime, the number of threads,
-    the versions and the kind of device alone.
+    Everything except `provenance` and `timing` depends only on the identity, the runtime, the
+    number of threads, the versions and the kind of device.
 
     Args:
         run_id: the run's name.
-        science: the hashed config.
+        identity: what the run computes, as a plain dict; the record's `science`.
         training: finished.
         input_shape: (C, H, W) of one image.
-        batch_size: images in a training batch, over which weight generation is shared.
-        images_per_epoch: training images, for the speed.
+        batch_size: images per training batch, which share one generation of the weights.
+        images_per_epoch: training images per epoch, for the throughput.
 
     Returns:
         Accuracies in percent; `best_epoch` and the curve's epochs count from 1; MACs and FLOPs
-        are of one image, training MACs of its forward pass; seconds include evaluation.
+        are for one image, training MACs for its forward pass; seconds include evaluation.
     """
-    curve, model = training.curve, training.model
-    best = training.best("test_acc")
-    record = {
+    model = training.model
+    return {
         "schema": SCHEMA,
         "run_id": run_id,
-        "science": science,
-        "test_acc_best": best["test_acc"],
-        "best_epoch": best["epoch"],
-        "test_acc_last": curve[-1]["test_acc"],
-    }
-    if "val_acc" in curve[-1]:
-        selected = training.best("val_acc")
-        record |= {
-            "val_acc_best": selected["val_acc"],
-            "val_acc_best_epoch": selected["epoch"],
-            "val_acc_last": curve[-1]["val_acc"],
-            "test_acc_at_val_acc_best": selected["test_acc"],
-        }
-    seconds = training.seconds
-    return record | {
-        "curve": curve,
+        "science": identity,
+        **_accuracies(training),
+        "curve": training.curve,
         "params": count_parameters(model),
         "macs_train": {
             execution: count_macs(model, input_shape, execution=execution, batch_size=batch_size)
@@ -99,17 +75,40 @@ def build_record(
         "flops_paper_convention": paper_flops(model, input_shape),
         "final_weights_sha256": weights_sha256(model),
         "provenance": training.starts,
-        "timing": {
-            "seconds": sum(seconds),
-            "seconds_per_epoch": seconds,
-            "images_per_s_per_epoch": [images_per_epoch / s for s in seconds],
-            "images_per_s": images_per_epoch * len(seconds) / sum(seconds),
-        },
+        "timing": _timing(training.seconds, images_per_epoch),
+    }
+
+
+def _accuracies(training: Training) -> dict[str, Any]:
+    """The best and the last test accuracy, and those of the validation images if there are any."""
+    best, last = training.best("test_acc"), training.curve[-1]
+    found = {
+        "test_acc_best": best["test_acc"],
+        "best_epoch": best["epoch"],
+        "test_acc_last": last["test_acc"],
+    }
+    if "val_acc" not in last:
+        return found
+    selected = training.best("val_acc")
+    return found | {
+        "val_acc_best": selected["val_acc"],
+        "val_acc_best_epoch": selected["epoch"],
+        "val_acc_last": last["val_acc"],
+        "test_acc_at_val_acc_best": selected["test_acc"],
+    }
+
+
+def _timing(seconds: list[float], images_per_epoch: int) -> dict[str, Any]:
+    return {
+        "seconds": sum(seconds),
+        "seconds_per_epoch": seconds,
+        "images_per_s_per_epoch": [images_per_epoch / s for s in seconds],
+        "images_per_s": images_per_epoch * len(seconds) / sum(seconds),
     }
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, all or nothing."""
+    """Write a record atomically."""
     with atomic_write(path) as file:
         file.write((json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
@@ -123,15 +122,15 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"there is no record {path}") from None
+        raise UserError(f"record {path} not found") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable record ({error}); restore or delete it") from None
+        raise UserError(f"record {path} is not readable ({error}); restore or delete it") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise UserError(f"{path} is no record of layout {SCHEMA}; restore or delete it")
+        raise UserError(f"{path} is not a record of layout {SCHEMA}; restore or delete it")
     return record
 
 
 def write_artifacts(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a run's arrays for the figures as one compressed .npz, all or nothing."""
+    """Atomically write a run's arrays for the figures as one compressed .npz."""
     with atomic_write(path) as file:
         np.savez_compressed(file, **arrays)

@@ -1,4 +1,4 @@
-"""Who watches a run: the terminal and TensorBoard."""
+"""Observers of a run: terminal and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Entry = dict[str, Any]
 
 
 class Observer(Protocol):
-    """Is told of a run's progress; `entry` is the epoch's object in the record's curve."""
+    """Is notified of a run's progress; `entry` is the epoch's dict in the record's curve."""
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Epoch `epoch` of `epochs`, counted from 1, with `steps` batches, begins."""
+        """Epoch `epoch` of `epochs`, counted from 1, with `steps` batches, starts."""
 
     def step_done(self) -> None:
-        """One batch has been handed to the device."""
+        """One training step has been launched."""
 
     def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
-        """The epoch is trained and evaluated."""
+        """The epoch has been trained and evaluated."""
 
     def close(self) -> None:
-        """The run has ended, one way or another."""
+        """The run has ended, finished or not."""
 
 
 def describe(entry: Entry, epochs: int, images_per_s: float) -> str:
-    """One line about a finished epoch."""
+    """One log line for a finished epoch."""
     correlation = entry["correlation_loss"]
     parts = [
         f"epoch {entry['epoch']}/{epochs}",
@@ -56,18 +56,18 @@ class Lines:
         self._epochs = epochs
 
     def step_done(self) -> None:
-        """Nothing: a line per batch would drown the rest."""
+        """Do nothing: one line per batch would be too many."""
 
     def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
         """Print the line."""
         print(describe(entry, self._epochs, images_per_s), flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: there is nothing to close."""
 
 
 class ProgressBar:
-    """A live bar over the batches of the run, and the last epoch's line beside it."""
+    """A live bar over the batches of the run, below one line per epoch."""
 
     def __init__(self) -> None:
         from rich.progress import (
@@ -89,7 +89,7 @@ class ProgressBar:
         self._epochs = 0
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Open the bar at the first epoch of this process, name the epoch at each."""
+        """Start the bar at the first epoch of this process; show the current epoch."""
         self._epochs = epochs
         if self._task is None:
             self._progress.start()
@@ -99,7 +99,7 @@ class ProgressBar:
         )
 
     def step_done(self) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self._progress.advance(self._task)
 
     def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
@@ -107,7 +107,7 @@ class ProgressBar:
         self._progress.console.print(describe(entry, self._epochs, images_per_s), highlight=False)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the bar and restore the terminal."""
         self._progress.stop()
 
 
@@ -121,8 +121,8 @@ class TensorBoard:
 
     Args:
         folder: the run's log folder.
-        first_epoch: the first epoch that this process trains; what a killed process logged of
-            it or later ones is hidden.
+        first_epoch: the first epoch that this process trains; entries that a killed process
+            logged for it or later epochs are hidden.
         images_every: epochs between two sets of images.
     """
 
@@ -133,13 +133,13 @@ class TensorBoard:
         self._images_every = images_every
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Nothing to log yet."""
+        """Do nothing: there is nothing to log yet."""
 
     def step_done(self) -> None:
-        """Nothing: a value per batch would make the host wait for the device."""
+        """Do nothing: one value per batch would make the host wait for the device."""
 
     def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
-        """Log one point of every curve, and now and then the images."""
+        """Log one point of every curve and, every `images_every` epochs, the images."""
         epoch = entry["epoch"]
         for key, value in entry.items():
             if key != "epoch" and value is not None:

@@ -1,4 +1,4 @@
-"""A run from its identity to its record: where its files lie, and starting it again."""
+"""A run from its identity to its record: its paths, training and resuming."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Any
 
 from torch import nn
 
-from linearconv.engine.checkpoint import Checkpoints, lock
+from linearconv.engine.checkpoint import Checkpoints
+from linearconv.engine.fast.speed import Speed
 from linearconv.engine.filters import filter_artifacts
-from linearconv.engine.loop import Batches, Speed, Training, TrainSettings, fit
+from linearconv.engine.lock import lock
+from linearconv.engine.loop import Batches, Training, TrainSettings, fit
 from linearconv.engine.record import build_record, read_record, write_artifacts, write_record
 from linearconv.engine.reporting import TensorBoard, console
 from linearconv.errors import UserError
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where everything of one run lies: under its run_id, never under a time.
+class RunPaths:
+    """Paths of one run's files, named by run_id, not by timestamp.
 
     Attributes:
         run_id: the run's name.
-        results: holds `runs/<run_id>.json` and `artifacts/<run_id>.npz`.
-        checkpoint_dir: holds the folder `<run_id>`.
-        log_dir: likewise.
+        results: contains `runs/<run_id>.json` and `artifacts/<run_id>.npz`.
+        checkpoint_dir: contains the folder `<run_id>` of checkpoints.
+        log_dir: contains the folder `<run_id>` of the TensorBoard log.
     """
 
     run_id: str
@@ -37,7 +39,7 @@ class Places:
 
     @property
     def record(self) -> Path:
-        """The record, there when the run is finished."""
+        """The record, written when the run has finished."""
         return self.results / "runs" / f"{self.run_id}.json"
 
     @property
@@ -55,11 +57,11 @@ class Places:
         """The folder of the TensorBoard log."""
         return self.log_dir / self.run_id
 
-    def make(self) -> None:
-        """Make the folders, now rather than after hours of training.
+    def create(self) -> None:
+        """Create the folders and check that they are writable, before hours of training.
 
         Raises:
-            UserError: one cannot be made or written into.
+            UserError: a folder cannot be created or written to.
         """
         for folder in (self.record.parent, self.artifacts.parent, self.checkpoints, self.log):
             try:
@@ -67,109 +69,124 @@ class Places:
                 with TemporaryFile(dir=folder):
                     pass
             except OSError as error:
-                raise UserError(f"{folder} cannot be written into: {error.strerror}") from None
+                raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
 
     def finished(self) -> dict[str, Any] | None:
-        """The run's record, or None while it is not finished."""
+        """The run's record, or None if the run is not finished."""
         return read_record(self.record) if self.record.exists() else None
 
 
 @dataclass(frozen=True)
 class Restart:
-    """What to do with what an earlier start left.
+    """What to do with the files of an earlier start.
 
     Attributes:
-        resume: continue what was interrupted; else start it over.
-        overwrite: run a finished run again; interrupted, this too is resumed by the next start.
+        resume: continue an interrupted run; else start it over.
+        overwrite: run a finished run again; if interrupted, the next start resumes it.
     """
 
     resume: bool = True
     overwrite: bool = False
 
 
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run trains, how, and where its files are.
+
+    Attributes:
+        paths: where its files are.
+        identity: what the run computes, as a plain dict.
+        model: builds the network, with the run's initial weights, on its device.
+        batches: the data.
+        settings: see `TrainSettings`.
+        speed: see `Speed`.
+        input_shape: (C, H, W) of one image.
+    """
+
+    paths: RunPaths
+    identity: dict[str, Any]
+    model: Callable[[], nn.Module]
+    batches: Batches
+    settings: TrainSettings
+    speed: Speed
+    input_shape: tuple[int, int, int]
+
+
 def execute(
-    places: Places,
-    science: dict[str, Any],
-    model: Callable[[], nn.Module],
-    batches: Batches,
-    settings: TrainSettings,
-    speed: Speed,
+    spec: RunSpec,
+    restart: Restart,
     *,
     start: dict[str, Any],
-    input_shape: tuple[int, int, int],
-    restart: Restart,
     image_every: int,
     deadline: float = math.inf,
 ) -> dict[str, Any] | None:
-    """Train a run to its end, or go on with it, and write its record.
+    """Train a run, or resume it, and write its record.
 
     Args:
-        places: where its files lie.
-        science: the hashed config.
-        model: builds the network, with the run's initial weights, on its device.
-        batches: the data.
-        settings: what is trained.
-        speed: how it is computed.
+        spec: the run.
+        restart: what to do with the files of an earlier start.
         start: provenance of this process.
-        input_shape: (C, H, W) of one image.
-        restart: what to do with what an earlier start left.
         image_every: epochs between two sets of images in the TensorBoard log.
         deadline: value of `time.monotonic()` by which to stop.
 
     Returns:
-        The record; None when the time limit stopped the run.
+        The record; None if the deadline stopped the run.
 
     Raises:
-        Locked: another live process works on the run.
-        UserError: a folder of `places` cannot be written into.
+        RunLocked: another live process is working on the run.
+        UserError: a folder of `spec.paths` cannot be written to.
     """
-    places.make()
-    with lock(places.checkpoints / "lock"):
-        finished = places.finished()
+    paths = spec.paths
+    paths.create()
+    with lock(paths.checkpoints / "lock"):
+        finished = paths.finished()
         if finished is not None and not restart.overwrite:
             return finished
-        training = Training(model(), settings, speed)
-        checkpoints = _open_checkpoints(places, training, restart, again=finished is not None)
+        training = Training(spec.model(), spec.settings, spec.speed)
+        checkpoints = _open_checkpoints(paths, training, restart, again=finished is not None)
         observers = [
             console(),
-            TensorBoard(places.log, first_epoch=training.epoch + 1, images_every=image_every),
+            TensorBoard(paths.log, first_epoch=training.epoch + 1, images_every=image_every),
         ]
         try:
             done = fit(
                 training,
-                batches,
+                spec.batches,
                 checkpoints,
                 start=start,
                 observers=observers,
-                identity={"run_id": places.run_id, "science": science},
+                header={"run_id": paths.run_id, "science": spec.identity},
                 deadline=deadline,
             )
         finally:
             for observer in observers:
                 observer.close()
-        if not done:
-            return None
-        record = build_record(
-            places.run_id,
-            science,
-            training,
-            input_shape=input_shape,
-            batch_size=science["recipe"]["batch_size"],
-            images_per_epoch=batches.train_size,
-        )
-        if checkpoints.folder != places.checkpoints:
-            checkpoints.move_to(places.checkpoints)
-        write_artifacts(places.artifacts, filter_artifacts(training.model))
-        write_record(places.record, record)
-        return record
+        return _publish(spec, training, checkpoints) if done else None
+
+
+def _publish(spec: RunSpec, training: Training, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Write the results of a finished run, the record last; returns the record."""
+    record = build_record(
+        spec.paths.run_id,
+        spec.identity,
+        training,
+        input_shape=spec.input_shape,
+        batch_size=spec.identity["recipe"]["batch_size"],
+        images_per_epoch=spec.batches.train_size,
+    )
+    if checkpoints.folder != spec.paths.checkpoints:
+        checkpoints.move_to(spec.paths.checkpoints)
+    write_artifacts(spec.paths.artifacts, filter_artifacts(training.model))
+    write_record(spec.paths.record, record)
+    return record
 
 
 def _open_checkpoints(
-    places: Places, training: Training, restart: Restart, *, again: bool
+    paths: RunPaths, training: Training, restart: Restart, *, again: bool
 ) -> Checkpoints:
-    """The run's checkpoints; `training` is brought to where they end."""
-    # While a finished run is run again, the checkpoints of its record stay where they are.
-    folder = places.checkpoints / "overwrite" if again else places.checkpoints
+    """The run's checkpoints; the newest is loaded into `training`."""
+    # While a finished run is run again, the checkpoints of its record are kept.
+    folder = paths.checkpoints / "overwrite" if again else paths.checkpoints
     checkpoints = Checkpoints(folder)
     if not restart.resume:
         checkpoints.clear()

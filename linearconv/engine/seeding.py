@@ -1,4 +1,4 @@
-"""Randomness that depends on names, not on the machine or on what was drawn before."""
+"""Seeds derived from names, independent of the machine and of previous draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator(purpose: str, *parts: int) -> torch.Generator:
 
 @contextmanager
 def seeded(purpose: str, *parts: int) -> Iterator[None]:
-    """Seed torch's global CPU generator inside, and leave it outside as it was."""
+    """Temporarily seed torch's global CPU generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(purpose, *parts))
         yield

@@ -1,9 +1,10 @@
-"""One training step, and the evaluation of a network."""
+"""One training step, the steps of an epoch, and the evaluation of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class Regularizer:
     Attributes:
         strength: the paper's lambda.
         every: it is added in steps i of an epoch with i mod every == every - 1, i from 0.
-        centered: Pearson correlation, as the released code, instead of Algorithm 1's cosine.
+        centered: Pearson correlation, as in the released code, instead of Algorithm 1's cosine.
     """
 
     strength: float
@@ -35,17 +36,17 @@ class Regularizer:
 class TrainStep:
     """Forward, loss, backward and update for one batch; sums its metrics on the device.
 
-    It never waits for the device and keeps no number on the host, so that it can be captured.
+    It never waits for the device and keeps no state on the host, so that it can be captured.
 
     Args:
         model: the network, in training mode.
         optimizer: over the model's parameters.
-        regularizer: None where the variant has no correlation loss.
+        regularizer: None if the variant has no correlation loss.
         precision: see `linearconv.engine.precision`.
 
     Attributes:
-        sums: float64 (2,), cross-entropy and number of correct answers summed over the images
-            since it was last zeroed; read once an epoch, not each step.
+        sums: float64 (2,), cross-entropy and number of correct predictions summed over the images
+            since it was last zeroed; read once per epoch, not in each step.
     """
 
     def __init__(
@@ -80,6 +81,40 @@ class TrainStep:
             self.sums[1].add_((logits.argmax(dim=1) == labels).sum())
 
 
+class TrainBatches(Protocol):
+    """The interface to the training data; (images, labels) are on the model's device."""
+
+    sizes: list[int]
+
+    def train(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of an epoch, counted from 0."""
+
+
+class Steps(Protocol):
+    """Runs the steps of an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[None]:
+        """Train an epoch, counted from 0: one step each time the iterator is advanced."""
+
+
+class EagerSteps:
+    """Runs every step eagerly.
+
+    Args:
+        step: the training step.
+        batches: the data.
+    """
+
+    def __init__(self, step: TrainStep, batches: TrainBatches) -> None:
+        self._step, self._batches = step, batches
+
+    def epoch(self, epoch: int) -> Iterator[None]:
+        """Train an epoch, counted from 0: one step each time the iterator is advanced."""
+        for i, (images, labels) in enumerate(self._batches.train(epoch)):
+            self._step(images, labels, regularize=self._step.regularizes(i))
+            yield
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean cross-entropy (nats) and accuracy (percent) over a set of images."""
@@ -92,7 +127,7 @@ class Evaluation:
 def evaluate(
     network: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Evaluation:
-    """Evaluate a network, which is in evaluation mode; waits for the device once, at the end."""
+    """Evaluate a network that is in evaluation mode; waits for the device only once, at the end."""
     sums, count = None, 0
     for images, labels in batches:
         with autocast(precision, images.device):
@@ -103,6 +138,6 @@ def evaluate(
         sums = part if sums is None else sums + part
         count += len(labels)
     if sums is None:
-        raise ValueError("there is no image to evaluate")
+        raise ValueError("no images to evaluate")
     loss_sum, correct_sum = sums.tolist()
     return Evaluation(loss_sum / count, 100.0 * correct_sum / count)

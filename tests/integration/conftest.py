@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from configs import compose, run_id, science
+from configs import compose, identify, run_id
 from configs.experiments import Cell, Run
 from scripts import reproduce
+from scripts.jobs import plan
 from tests.conftest import Outcome
 
 SIZE = (
@@ -32,7 +33,7 @@ def small_run(
     """A run as the enumeration makes them, but on few digits."""
     cell = Cell(model, variant, "digits")
     overrides = (*cell.overrides("paper", 0), *size, f"recipe.epochs={epochs}")
-    identity = science(compose(overrides), baseline=baseline and baseline.run_id)
+    identity = identify(compose(overrides), baseline=baseline and baseline.run_id)
     return Run(cell, 0, overrides, identity, run_id(identity), baseline)
 
 
@@ -51,7 +52,7 @@ def command(tmp_path, folders, monkeypatch, capsys):
         monkeypatch.setattr(reproduce, "select_runs", lambda *args, **kwargs: runs)
         monkeypatch.setattr(reproduce, "STARTED", time.monotonic())
         monkeypatch.setattr(sys, "argv", ["reproduce.py", "--table", "3", *folders, *arguments])
-        reproduce._data_problem.cache_clear()
+        plan._data_problem.cache_clear()
         capsys.readouterr()
         code = reproduce.main()
         captured = capsys.readouterr()

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from scripts import benchmark
+from scripts.bench.rows import write
 from tests.conftest import REPOSITORY
 
 TINY = ("--model", "base", "--images", "128", "--rounds", "1")
@@ -75,21 +76,20 @@ def test_slots_are_measured_together():
 
 def test_mistakes_are_one_message():
     for arguments, words in (
-        (("--modes", "slow"), "--modes takes usual, fast"),
+        (("--modes", "slow"), "--modes must be from usual, fast"),
         (("--rounds", "0"), "--rounds must be at least 1"),
-        (("--execution", "generate", "--write"), "--write keeps what runtime=fast does"),
+        (("--execution", "generate", "--write"), "--write requires --execution auto"),
         (("--model", "lenet"), "lenet"),
     ):
         done = run("benchmark.py", *arguments)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
-    benchmark.write(rows[:2])
+def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path):
+    write(rows[:2], tmp_path)
     changed = [dict(rows[1], ms_per_step=123.456), rows[2]]
-    path = benchmark.write(changed)
-    assert path.name.endswith(f"-torch{benchmark.torch.__version__.partition('+')[0]}.csv")
+    path = write(changed, tmp_path)
+    assert path.name.endswith(f"-torch{torch.__version__.partition('+')[0]}.csv")
     with path.open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [(r["variant"], r["mode"]) for r in written] == [
@@ -101,7 +101,7 @@ def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path, monkey
 
 
 def test_certify_needs_a_gpu():
-    if benchmark.torch.cuda.is_available():
+    if torch.cuda.is_available():
         pytest.skip("there is one")
     done = run("certify.py")
     assert done.returncode == 2 and "needs a CUDA device" in done.stderr

@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from configs.experiments import Cell
-from configs.paper import paper_rows
-from configs.results import read_records
+from scripts.paper.printed import paper_rows
+from scripts.paper.results import read_records
 from tests.conftest import REPOSITORY
 from tests.records import add_artifacts, add_runs, save_record
 
@@ -56,11 +56,10 @@ def script():
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-            code = importlib.import_module(name).main()
+            code = importlib.import_module(f"scripts.{name}").main()
         return code, out.getvalue(), err.getvalue()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPOSITORY / "scripts")
         yield run
 
 
@@ -212,7 +211,7 @@ def test_a_damaged_record_stops_with_one_message(tmp_path, script, name):
 @pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
 def test_a_wrong_folder_stops_with_one_message(tmp_path, script, name):
     code, _, err = script(name, "--results-dir", tmp_path / "typo")
-    assert code == 2 and "typo/runs is not there" in err and len(err.splitlines()) == 1
+    assert code == 2 and "typo/runs not found" in err and len(err.splitlines()) == 1
     assert not (tmp_path / "typo").exists()
 
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from configs import compose, run_id, science
+from configs import compose, identify, run_id
 from configs.cli import _jobs
 from tests.conftest import REPOSITORY
 
@@ -32,7 +32,7 @@ def test_the_named_runs_are_those_of_the_commands():
     makefile = (REPOSITORY / "Makefile").read_text()
     demo = re.search(r"train\.py (.*recipe=demo)", makefile)
     for command in (COMMANDS[1].partition("#")[0].partition("train.py")[2], demo[1]):
-        assert f"run={run_id(science(compose(shlex.split(command))))}" in README
+        assert f"run={run_id(identify(compose(shlex.split(command))))}" in README
 
 
 def test_every_make_target_that_is_named_exists():

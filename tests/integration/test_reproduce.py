@@ -15,10 +15,12 @@ from statistics import median
 import pytest
 
 from configs.experiments import Run
-from configs.plan import plan_runs
-from linearconv.engine.checkpoint import Checkpoints, lock
-from linearconv.engine.status import train_log
+from linearconv.engine.checkpoint import Checkpoints
+from linearconv.engine.lock import lock
 from scripts import reproduce
+from scripts.jobs.local import judge
+from scripts.jobs.plan import plan_runs
+from scripts.jobs.status import train_log
 from tests.conftest import REPOSITORY, Outcome
 from tests.integration.conftest import TINY, small_run
 
@@ -29,7 +31,7 @@ def record(tmp_path: Path, run: Run) -> dict:
     return json.loads((tmp_path / "results/runs" / f"{run.run_id}.json").read_text())
 
 
-def science_part(record: dict) -> dict:
+def identical_part(record: dict) -> dict:
     return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
 
 
@@ -47,9 +49,9 @@ def test_trains_what_is_missing_two_at_once_past_a_failure(command, tmp_path):
     assert first.code == 1, first.out + first.err
     assert "1 finished, 1 failed" in first.out
     failures = lines_about(bad, first, "failed")
-    assert len(failures) == 2 and "once more" in failures[0] and "once more" not in failures[1]
+    assert len(failures) == 2 and "retried" in failures[0] and "retried" not in failures[1]
     log = tmp_path / "logs" / bad.run_id / "train.log"
-    assert str(log) in failures[1] and f"{obstacle} cannot be written into" in failures[1]
+    assert str(log) in failures[1] and f"{obstacle} cannot be written to" in failures[1]
     assert "Traceback" not in log.read_text()
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     found = record(tmp_path, good)
@@ -63,7 +65,7 @@ def test_trains_what_is_missing_two_at_once_past_a_failure(command, tmp_path):
 
     status = command(runs, "--status")
     assert status.code == 0 and "1 done, 0 running, 0 interrupted, 1 failed" in status.out
-    assert "cannot be written into" in status.out and "one run at a time: about" in status.out
+    assert "cannot be written to" in status.out and "one run at a time: about" in status.out
 
     obstacle.unlink()
     before = record(tmp_path, good)
@@ -74,16 +76,16 @@ def test_trains_what_is_missing_two_at_once_past_a_failure(command, tmp_path):
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(command, tmp_path):
-    """Its words in the shared log do not count: those of the holder come between."""
+    """Its words in the shared log do not count: those of the owner come between."""
     run = small_run()
     held = tmp_path / "checkpoints" / run.run_id / "lock"
     with lock(held):
         folders = [f"checkpoint_dir={tmp_path}/checkpoints", f"log_dir={tmp_path}/logs"]
         plans, _ = plan_runs([run], folders, tmp_path)
-        log = train_log(plans[0].places)
+        log = train_log(plans[0].paths)
         log.parent.mkdir(parents=True)
-        log.write_text("epoch 1/2 of the holder\n")
-        judged = reproduce.judge(plans[0], 0)
+        log.write_text("epoch 1/2 of the owner\n")
+        judged = judge(plans[0], 0)
     assert judged.outcome == "running elsewhere" and f"process {os.getpid()}" in judged.message
 
 
@@ -108,7 +110,7 @@ def killed_after_an_epoch(tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "checkpoints" / run.run_id
         while not (folder / "epoch-0001.pt").exists():
             time.sleep(0.01)
-        os.kill(json.loads((folder / "lock").read_text())["pid"], signal.SIGKILL)
+        os.kill(json.loads((folder / "lock-owner.json").read_text())["pid"], signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -119,7 +121,7 @@ def test_a_killed_child_goes_on_in_its_second_try(command, tmp_path):
     killed_after_an_epoch(tmp_path, run)
     outcome = command([run])
     assert outcome.code == 0, outcome.out
-    assert "killed by signal 9 (Killed)" in outcome.out and "once more" in outcome.out
+    assert "killed by signal 9 (Killed)" in outcome.out and "retried" in outcome.out
     starts = [(s["first_epoch"], s["last_epoch"]) for s in record(tmp_path, run)["provenance"]]
     assert len(starts) == 2 and starts[0][0] == 1 and starts[1][0] > 1 and starts[1][1] == 6
 
@@ -141,7 +143,7 @@ def test_what_starts_from_a_trained_network(command, tmp_path):
     (tmp_path / "results/runs" / f"{basis.run_id}.json").unlink()
     blocked = command(runs)
     assert blocked.code == 1 and " started " not in blocked.out
-    assert "best.pt, which is not there" in blocked.out and "overwrite=true" in blocked.out
+    assert "best.pt, which was not found" in blocked.out and "overwrite=true" in blocked.out
 
 
 def test_data_that_cannot_be_had_fails_its_runs_alone(command, tmp_path, folders):
@@ -195,7 +197,7 @@ def wait_for_epoch(tmp_path: Path, run: Run, epoch: int) -> int:
     while not (saved := checkpoints.epochs()) or int(saved[-1].stem[6:]) < epoch:
         assert time.time() < give_up
         time.sleep(0.02)
-    return json.loads((checkpoints.folder / "lock").read_text())["pid"]
+    return json.loads((checkpoints.folder / "lock-owner.json").read_text())["pid"]
 
 
 def alive(pid: int) -> bool:
@@ -246,7 +248,7 @@ def test_killed_itself_it_loses_nothing(tmp_path, folders, command):
     elsewhere = [f"--{kind}-dir={tmp_path}/b/{kind}" for kind in ("results", "checkpoint", "log")]
     assert command([run], *ONE_THREAD, *elsewhere).code == 0
     uninterrupted = json.loads((tmp_path / f"b/results/runs/{run.run_id}.json").read_text())
-    assert science_part(uninterrupted) == science_part(found)
+    assert identical_part(uninterrupted) == identical_part(found)
 
 
 @pytest.mark.long

@@ -121,13 +121,13 @@ def test_summary_of_one_network_fits_100_columns():
 def test_script_mistakes():
     done = run("count.py", "model=base", "variant=XX")
     assert done.returncode == 2 and "LRr" in done.stderr and "Traceback" not in done.stderr
-    done = run("data.py", "imagenet")
+    done = run("prepare_data.py", "imagenet")
     assert done.returncode == 2 and "cifar10" in done.stderr
 
 
 def test_data_packs_and_describes(tmp_path):
     for _ in range(2):
-        done = run("data.py", "digits", "--root", str(tmp_path))
+        done = run("prepare_data.py", "digits", "--root", str(tmp_path))
         assert done.returncode == 0 and "(as published)" in done.stdout, done.stderr
-    done = run("data.py", "svhn", "--offline", "--root", str(tmp_path))
+    done = run("prepare_data.py", "svhn", "--offline", "--root", str(tmp_path))
     assert done.returncode == 2 and "svhn.npz is missing" in done.stderr

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import submitit
 
-from linearconv.engine import cluster
-from linearconv.engine.cluster import Cluster, TrainJob
-from linearconv.engine.slots import last_failed
 from linearconv.errors import UserError
+from scripts.jobs import slurm as slurm_module
+from scripts.jobs.runner import last_failed
+from scripts.jobs.slurm import Cluster, TrainJob
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import SIZE, TINY, small_run
 
@@ -26,7 +26,7 @@ def local(tmp_path) -> Cluster:
 
 @pytest.fixture
 def job(tmp_path):
-    """A job of a shell command, finished when the file `record` is there."""
+    """A job of a shell command, finished when the file `record` exists."""
 
     def make(script: str) -> TrainJob:
         return TrainJob(("sh", "-c", script), tmp_path, tmp_path / "train.log", tmp_path / "record")
@@ -60,14 +60,14 @@ def test_a_failed_job_fails_and_names_its_log(local, job, tmp_path):
 
 
 def test_a_run_that_seems_held_is_tried_again(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "RETRY_S", 0.1)
+    monkeypatch.setattr(slurm_module, "RETRY_S", 0.1)
     held = job("echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record; exit 0")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         held()
         assert (tmp_path / "starts").read_text() == "start\n" * 2
         (tmp_path / "record").unlink()
-        monkeypatch.setattr(cluster, "STALE_S", 0.0)
+        monkeypatch.setattr(slurm_module, "STALE_S", 0.0)
         with pytest.raises(RuntimeError, match="another process holds the run"):
             held()
     finally:
@@ -92,7 +92,7 @@ def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
     while not (folder / "epoch-0002.pt").exists():
         assert time.time() < give_up
         time.sleep(0.02)
-    pid = json.loads((folder / "lock").read_text())["pid"]
+    pid = json.loads((folder / "lock-owner.json").read_text())["pid"]
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGUSR2)
     assert result(job_id, tmp_path) == ("success", None)
@@ -169,7 +169,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(command, slurm, tmp_path):
     assert command([baseline, other], "--slurm").code == 75
     (tmp_path / "bin/queue").write_text("100_0\n7\n")  # the other one has left it, unfinished
     outcome = command([baseline, basis, other], "--slurm", "--device", "cuda")
-    assert outcome.code == 75 and "submitted: job 100_0 is in the queue already" in outcome.out
+    assert outcome.code == 75 and "submitted: job 100_0 is already queued" in outcome.out
     _, again, after = slurm()
     assert "--array" not in again and "dependency" not in again
     assert "#SBATCH --dependency=afterok:100_0\n" in after
@@ -187,7 +187,7 @@ def test_what_the_cluster_refuses_is_said_beside_what_it_took(command, slurm, tm
     outcome = command([baseline, basis], "--slurm")
     assert outcome.code == 1 and "1 failed, 1 submitted" in outcome.out
     assert "submitted: job 100" in outcome.out
-    assert "failed: the cluster refused the jobs: sbatch: error: no dep" in outcome.out
+    assert "failed: Slurm rejected the jobs: sbatch: error: no dep" in outcome.out
     assert "Traceback" not in outcome.err
     sbatch.write_text("#!/bin/sh\necho sbatch: error: invalid partition >&2; exit 1\n")
     outcome = command([small_run()], "--slurm")
@@ -197,7 +197,7 @@ def test_what_the_cluster_refuses_is_said_beside_what_it_took(command, slurm, tm
 def test_what_is_missing_is_named(command, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     outcome = command([small_run()], "--slurm")
-    assert outcome.code == 2 and "sbatch is not there" in outcome.err
+    assert outcome.code == 2 and "sbatch not found" in outcome.err
     assert "Traceback" not in outcome.err
     for option in ("--slots=2", "--max-minutes=9"):
         outcome = command([small_run()], "--slurm", option)

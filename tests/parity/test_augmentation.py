@@ -10,7 +10,7 @@ from configs import dataset_config
 from data import DATA, ReferenceBatches, ResidentBatches, load_dataset
 from data.packed import Dataset, Split
 from data.plan import EpochPlan
-from linearconv.engine.tape import tape
+from linearconv.engine.fast.tape import tape
 
 CPU = torch.device("cpu")
 

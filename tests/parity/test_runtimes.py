@@ -15,14 +15,14 @@ from configs import dataset_config
 from data import ReferenceBatches, ResidentBatches, load_dataset
 from linearconv import LinearConv2d, set_execution
 from linearconv.dropout import seed_dropout
-from linearconv.engine import pooling, small_images
-from linearconv.engine.capture import checked_capture
-from linearconv.engine.loop import Speed, Training, TrainSettings
+from linearconv.engine.fast import small_images
+from linearconv.engine.fast.capture import checked_capture
+from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.tape import tape
+from linearconv.engine.loop import Training, TrainSettings
 from linearconv.engine.optimizer import set_lr
 from linearconv.engine.seeding import seeded
-from linearconv.engine.step import Regularizer
-from linearconv.engine.stepping import EagerSteps
-from linearconv.engine.tape import tape
+from linearconv.engine.step import EagerSteps, Regularizer
 from models import Variant, architecture, widths
 
 WIDTHS = {
@@ -47,7 +47,6 @@ FAST = Speed(
     channels_last=True,
     fused_adam=True,
     pool_before_relu=True,
-    pool_before_norm=True,
     small_image_products=True,
 )
 
@@ -56,7 +55,6 @@ FAST = Speed(
 def narrow_layers_gain(monkeypatch):
     """What gains in large layers alone is done at these widths too."""
     monkeypatch.setattr(small_images, "PAIRS_PER_PIXEL", 1)
-    monkeypatch.setattr(pooling, "LARGE", 1)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +66,10 @@ def digits(digits_root):
 def grouped(conv) -> nn.Module:
     """A 1x1, a grouped, a depthwise and a strided 1x1 convolution, without bias as in ResNeXt."""
     layers = [
-        (1, 8, {"kernel_size": 1, "stride": 2}),
-        (8, 8, {"kernel_size": 3, "padding": 1, "groups": 2}),
-        (8, 8, {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 8}),
-        (8, 16, {"kernel_size": 1, "stride": 2}),
+        (1, 16, {"kernel_size": 1}),
+        (16, 16, {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 2}),
+        (16, 16, {"kernel_size": 3, "padding": 1, "stride": 2, "groups": 16}),
+        (16, 16, {"kernel_size": 1, "stride": 2}),
     ]
     modules: list[nn.Module] = []
     for inputs, outputs, geometry in layers:
@@ -131,7 +129,7 @@ def epochs(run: Training, steps, numbers) -> list[float]:
     """The summed cross-entropy after each step of some epochs; each starts at zero."""
     run.model.train()
     losses = []
-    with run.rewritten():
+    with run.accelerated.rewritten():
         for epoch in numbers:
             set_lr(run.optimizer, run.settings.lr_at(epoch))
             run.step.sums.zero_()
@@ -169,7 +167,6 @@ SWITCHES = {
     "channels_last": {"speed": Speed(channels_last=True)},
     "fused_adam": {"speed": Speed(fused_adam=True)},
     "pool_before_relu": {"speed": Speed(pool_before_relu=True)},
-    "pool_before_norm": {"speed": Speed(pool_before_relu=True, pool_before_norm=True)},
     "small_image_products": {"speed": Speed(small_image_products=True)},
 }
 
@@ -190,11 +187,10 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits):
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_captured_steps_are_the_eager_ones(name, variant, digits):
     """Captured as a CUDA graph would, here by a tape: see linearconv/engine/tape.py."""
-    speed = replace(FAST, pool_before_norm=False)  # which a CUDA device does not do
-    eager = training(name, variant, speed, "factored")
+    eager = training(name, variant, FAST, "factored")
     expected = trajectory(eager, EagerSteps(eager.step, batches(ResidentBatches, digits)))
-    captured = training(name, variant, speed, "factored")
-    with captured.rewritten():
+    captured = training(name, variant, FAST, "factored")
+    with captured.accelerated.rewritten():
         steps, note = checked_capture(captured.step, batches(ResidentBatches, digits), tape)
     assert note.startswith("captured (")
     assert trajectory(captured, steps) == pytest.approx(expected, rel=1e-12)
@@ -211,13 +207,14 @@ def test_the_first_step_agrees_in_single_precision(name, variant, digits):
         run = training(name, variant, speed, execution, torch.float32)
         images, labels = next(batches(way, digits, torch.float32).train(0))
         run.model.train()
-        with run.rewritten():
+        with run.accelerated.rewritten():
             run.step(images, labels, regularize=run.settings.regularizer is not None)
         gradients = [p.grad.double().flatten() for p in run.model.parameters()]
         outcomes.append((run.step.sums[0].item(), torch.cat(gradients)))
     (loss, gradient), (fast_loss, fast_gradient) = outcomes
     assert fast_loss == pytest.approx(loss, rel=1e-5)
-    assert (fast_gradient - gradient).norm() < 1e-4 * gradient.norm()
+    # Batch norm in channels_last sums thousands of values one by one in each thread.
+    assert (fast_gradient - gradient).norm() < 5e-4 * gradient.norm()
 
 
 def test_half_precision_generates_and_regularizes_in_single(digits):

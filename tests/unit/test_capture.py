@@ -9,12 +9,11 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from linearconv import LinearConv2d
-from linearconv.engine.capture import Difference, checked_capture
+from linearconv.engine.fast.capture import CapturedSteps, Difference, checked_capture
+from linearconv.engine.fast.tape import HostWait, device_operations, tape
 from linearconv.engine.optimizer import adam
 from linearconv.engine.seeding import generator
-from linearconv.engine.step import Regularizer, TrainStep
-from linearconv.engine.stepping import CapturedSteps, EagerSteps
-from linearconv.engine.tape import HostWait, device_operations, tape
+from linearconv.engine.step import EagerSteps, Regularizer, TrainStep
 
 
 class ToyBatches:
@@ -124,7 +123,7 @@ def test_a_planted_fault_is_found_and_training_goes_on_eagerly(fault, words, cap
     step, batches = toy_step(fault), ToyBatches()
     steps, note = checked_capture(step, batches, tape)
     assert isinstance(steps, EagerSteps) and note.startswith("eager: ")
-    assert "training by eager steps, which is slower" in caplog.text
+    assert "falling back to eager steps, which are slower" in caplog.text
     assert re.search(words, note)
 
 

@@ -62,8 +62,8 @@ BASE = ["model=base", "variant=Lr"]
         ([*BASE, "dataset.normalisation.std=[1]"], ["normalisation.std", "3 values"]),
         ([*BASE, "dataset=mnist", "dataset.augmentation.train_padding=1"], ["train_padding=1"]),
         ([*BASE, "dataset=mnist", "dataset.augmentation.test_padding=0"], ["must be 2"]),
-        (["model=vgg11_octconv", "variant=Lr"], ["variant=Conv alone"]),
-        (["model=vgg11_basis", "variant=r"], ["variant=Conv alone"]),
+        (["model=vgg11_octconv", "variant=Lr"], ["only as variant=Conv:"]),
+        (["model=vgg11_basis", "variant=r"], ["only as variant=Conv:"]),
         (["model=mobilenetv2", "variant=e"], ["no variant=e", "3,923,434", "2,296,922"]),
     ],
 )
@@ -78,7 +78,7 @@ def test_train_mistakes(overrides, words):
 
 def test_a_device_must_be_there_where_it_is_to_train_alone():
     config = compose([*BASE, "device=cuda:99"])  # on a cluster's login node, say
-    with pytest.raises(UserError, match=r"device=cuda:99 is not there: torch sees \d+ CUDA device"):
+    with pytest.raises(UserError, match=r"cuda:99 is not available: torch sees \d+ CUDA device"):
         check_ready(config)
 
 

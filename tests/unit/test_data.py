@@ -11,9 +11,9 @@ import pytest
 import scipy.io
 
 from configs import dataset_config
-from data import DatasetSpec, load_dataset
+from data import DatasetFile, DatasetSpec, load_dataset
 from data.official import pack
-from data.packed import read_packed, write_packed
+from data.packed import DIGEST, read_packed, write_packed
 from data.spec import Augmentation, Normalisation
 from linearconv.errors import UserError
 
@@ -111,22 +111,61 @@ def test_limits_and_hold_out_take_the_ends_in_canonical_order(toy):
 def test_other_data_than_published_is_said(toy, caplog):
     caplog.set_level(logging.WARNING)
     load_dataset(spec(digest="0" * 64), toy)
-    assert "identity of its own" in caplog.text
+    assert "gets its own identity" in caplog.text
     caplog.clear()
     load_dataset(spec(digest=read_packed(spec(), toy).digest), toy)
     assert not caplog.text
+
+
+def test_the_digest_is_known_before_the_images_are_loaded(toy, monkeypatch):
+    digest = read_packed(spec(), toy).digest
+    monkeypatch.setattr("data.file.read_packed", None)
+    assert DatasetFile(spec(), toy).digest == digest
+    assert DatasetFile(spec(digest="0" * 64), toy).digest == digest  # of what is at hand
+
+
+def test_without_a_file_the_published_digest_counts(tmp_path):
+    assert DatasetFile(spec(digest="0" * 64), tmp_path).digest == "0" * 64
+
+
+def test_a_file_packed_without_a_digest_is_read_once(toy, monkeypatch):
+    np.savez((toy / "toy.npz").open("wb"), **toy_arrays())
+    calls = []
+
+    def read(*arguments):
+        calls.append(arguments)
+        return read_packed(*arguments)
+
+    monkeypatch.setattr("data.file.read_packed", read)
+    file = DatasetFile(spec(), toy)
+    assert file.digest == file.load().digest and len(calls) == 1
+
+
+def test_a_file_that_was_changed_after_packing_is_refused(toy):
+    digest = read_packed(spec(), toy).digest
+    np.savez((toy / "toy.npz").open("wb"), **toy_arrays(1), **{DIGEST: np.array(digest)})
+    assert DatasetFile(spec(), toy).digest == digest
+    expect_error(toy, "was changed after it was packed")
+
+
+def test_a_file_that_was_replaced_meanwhile_is_refused(toy):
+    file = DatasetFile(spec(), toy)
+    assert file.digest
+    write_packed(toy / "toy.npz", toy_arrays(1))
+    with pytest.raises(UserError, match="replaced after its digest was read"):
+        file.load()
 
 
 def expect_error(root: Path, *words: str, **changes) -> None:
     with pytest.raises(UserError) as error:
         read_packed(spec(**changes), root)
     message = str(error.value)
-    for word in (str(root / "toy.npz"), "scripts/data.py toy", "copy toy.npz", *words):
+    for word in (str(root / "toy.npz"), "scripts/prepare_data.py toy", "copy toy.npz", *words):
         assert word in message, message
 
 
 def test_missing_file(tmp_path):
-    expect_error(tmp_path, "is missing")
+    expect_error(tmp_path, "not found")
 
 
 def test_truncated_file(toy):
@@ -163,7 +202,7 @@ def test_pickled_content_is_not_executed(toy):
 def test_missing_array(toy):
     arrays = toy_arrays()
     del arrays["test_labels"]
-    write_packed(toy / "toy.npz", arrays)
+    np.savez((toy / "toy.npz").open("wb"), **arrays)
     expect_error(toy, "lacks test_labels")
 
 
@@ -193,7 +232,7 @@ def test_a_failed_write_leaves_no_file(tmp_path):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_packed(tmp_path / "toy.npz", {"classes": Unwritable()})
+        write_packed(tmp_path / "toy.npz", toy_arrays() | {"classes": Unwritable()})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -314,7 +353,7 @@ def test_unreachable_download_names_file_folder_and_ways(tmp_path, monkeypatch):
         "cifar10.npz is missing",
         "raw/cifar10",
         "Name or service not known",
-        "scripts/data.py cifar10",
+        "scripts/prepare_data.py cifar10",
         "copy cifar10.npz",
     ):
         assert word in str(error.value)

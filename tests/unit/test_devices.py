@@ -8,12 +8,13 @@ from configs import dataset_config
 from data import DATA, ResidentBatches, load_dataset
 from linearconv import model_correlation_loss, set_execution
 from linearconv.engine.checkpoint import Checkpoints
-from linearconv.engine.loop import Speed, Training, TrainSettings, fit, train_epoch
+from linearconv.engine.fast.capture import CapturedSteps
+from linearconv.engine.fast.speed import Speed
+from linearconv.engine.loop import Training, TrainSettings, fit, train_epoch
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.record import weights_sha256
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
-from linearconv.engine.stepping import CapturedSteps
 from models import Variant, build_model
 
 LRR = Variant(linear=True, regularized=True, rank=10)
@@ -38,10 +39,9 @@ def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, executi
 FAST = Speed(
     channels_last=True,
     fused_adam=True,
-    capture=True,  # on CUDA
+    cuda_graphs=True,  # on CUDA
     fold_batch_norms=True,
     pool_before_relu=True,
-    pool_before_norm=True,
     small_image_products=True,
 )
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -81,7 +81,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, digi
                 training,
                 batches,
                 checkpoints,
-                identity={"run_id": name, "science": {}},
+                header={"run_id": name, "science": {}},
                 start={},
                 deadline=2 * (stop - training.epoch),
                 clock=lambda ticks=ticks: next(ticks),
@@ -106,8 +106,8 @@ def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
         model = build_model(name, LRR, in_channels=1, classes=10)
     settings = TrainSettings(2, 1e-3, 1, 0.1, Regularizer(0.01, 10, False), precision)
     training = Training(model.to(device), settings, FAST)
-    with precision_flags(precision):
-        steps, note = training.steps(batches)
+    with precision_flags(precision), training.accelerated.rewritten():
+        steps, note = training.accelerated.steps(training.step, batches)
         assert isinstance(steps, CapturedSteps), note
         losses = []
         for _ in range(2):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from configs import compose, run_id, science
+from configs import compose, identify, run_id
 from configs.experiments import TABLES, Cell, cell_runs, select_runs, table_cells
-from configs.plan import override, plan_runs
 from linearconv.errors import UserError
+from scripts.jobs.plan import override, plan_runs
 from tests.conftest import REPOSITORY
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist")
@@ -44,8 +44,8 @@ def test_a_run_is_shared_by_the_tables_that_show_it():
 def test_each_run_is_what_train_would_run():
     for run in select_runs([2, 5], seeds=[0, 7], dataset=["cifar10"]):
         baseline = None if run.baseline is None else run.baseline.run_id
-        identity = science(compose(run.overrides), baseline=baseline)
-        assert identity == run.science and run_id(identity) == run.run_id
+        identity = identify(compose(run.overrides), baseline=baseline)
+        assert identity == run.identity and run_id(identity) == run.run_id
         assert f"-s{run.seed}-" in run.run_id
 
 
@@ -53,7 +53,7 @@ def test_baselines_come_first_also_where_they_are_not_asked_for():
     runs = select_runs([5], model=["vgg11_basis"], seeds=[0, 1])
     assert [run.cell.model for run in runs] == ["vgg11", "vgg11_basis"] * 4
     for baseline, run in zip(runs[::2], runs[1::2], strict=True):
-        assert run.baseline == baseline and run.science["baseline"] == baseline.run_id
+        assert run.baseline == baseline and run.identity["baseline"] == baseline.run_id
         assert (run.seed, run.cell.dataset) == (baseline.seed, baseline.cell.dataset)
     assert len({run.run_id for run in runs}) == 8
 
@@ -74,7 +74,7 @@ def test_recipes_make_other_runs():
 def test_narrowing_names_its_choices():
     with pytest.raises(UserError, match="model 'resnet18'; choose from vgg11$"):
         select_runs([2], model=["resnet18"])
-    with pytest.raises(UserError, match="all of the names at once"):
+    with pytest.raises(UserError, match="no cell matches all filters"):
         select_runs([5], model=["vgg11_basis"], variant=["LRr"])
 
 
@@ -89,8 +89,8 @@ def test_extra_overrides_that_keep_the_runs_are_passed_on(table2):
     assert [plan.name for plan in planned] == [run.run_id for run in table2]
     for plan in planned:
         assert plan.overrides == (*plan.run.overrides, *extra)
-        assert plan.places.record == Path("/elsewhere/a/runs") / f"{plan.name}.json"
-        assert plan.places.checkpoints == Path("/b") / plan.name
+        assert plan.paths.record == Path("/elsewhere/a/runs") / f"{plan.name}.json"
+        assert plan.paths.checkpoints == Path("/b") / plan.name
     assert config.runtime.execution == "auto"
 
 
@@ -106,14 +106,14 @@ def test_what_is_not_the_users_to_set_is_refused(table2, extra):
         plan_runs(table2, [extra], Path())
 
 
-def test_runs_on_data_that_is_not_pinned_have_an_obstacle():
+def test_runs_on_data_that_is_not_pinned_are_blocked():
     runs = select_runs([4], model=["base"], variant=["Conv"], dataset=["svhn", "cifar10"])
     plans = {plan.run.cell.dataset: plan for plan in plan_runs(runs, [], Path("/elsewhere"))[0]}
-    assert "not pinned in configs/dataset/svhn.yaml" in plans["svhn"].obstacle()
-    assert plans["cifar10"].obstacle() == ""
+    assert "not pinned in configs/dataset/svhn.yaml" in plans["svhn"].blocked_by()
+    assert plans["cifar10"].blocked_by() == ""
 
 
-def test_what_starts_from_a_baseline_is_told_where_it_lies():
+def test_what_starts_from_a_baseline_is_told_where_it_is():
     runs = select_runs([5], model=["vgg11_basis"], dataset=["cifar10"])
     baseline, basis = plan_runs(runs, ["checkpoint_dir=c"], Path("/root"))[0]
     assert basis.overrides[-1] == f"baseline_checkpoint=c/{baseline.name}/best.pt"

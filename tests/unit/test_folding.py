@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from linearconv import LinearConv2d, set_execution
-from linearconv.engine.folding import FoldedNetwork
+from linearconv.engine.fast.folding import FoldedNetwork
 from models import Variant, build_model
 
 CONV, LRR = Variant(), Variant(linear=True, regularized=True, rank=10)

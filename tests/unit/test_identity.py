@@ -4,16 +4,15 @@ import re
 
 import pytest
 
-from configs import compose, run_id, science
-from configs.science import recipe_name, variant_name
-from linearconv.engine.record import canonical_json, identity_hash
+from configs import compose, identify, run_id
+from configs.identity import canonical_json, identity_hash, recipe_name, variant_name
 from linearconv.errors import UserError
 
 LRR = ["model=vgg11", "variant=LRr"]
 
 
 def identity(*overrides: str, base: list[str] = LRR) -> str:
-    return run_id(science(compose([*base, *overrides])))
+    return run_id(identify(compose([*base, *overrides])))
 
 
 CHANGING = [
@@ -52,7 +51,6 @@ KEEPING = [
     "runtime.channels_last=false",
     "runtime.fold_batch_norms=false",
     "runtime.pool_before_relu=false",
-    "runtime.pool_before_norm=false",
     "runtime.small_image_products=false",
     "runtime.keep_memory=false",
     "runtime.save_every_s=3",
@@ -169,13 +167,13 @@ def test_names(overrides, name):
 @pytest.mark.parametrize("name", ["Conv", "r", "e", "L", "Lr", "LRr"])
 def test_variants_are_named_by_what_they_resolve_to(name):
     config = compose(["model=base", f"variant={name}"])
-    assert variant_name(science(config)["variant"]) == name
+    assert variant_name(identify(config)["variant"]) == name
     without = compose(["model=base", "variant=Lr", "variant.regularized=false"])
-    assert variant_name(science(without)["variant"]) == "L"
+    assert variant_name(identify(without)["variant"]) == "L"
 
 
-def test_name_and_hash_come_from_the_science_alone():
-    computed = science(compose(LRR))
+def test_name_and_hash_come_from_the_identity_alone():
+    computed = identify(compose(LRR))
     again = {key: computed[key] for key in reversed(computed)}
     assert run_id(again) == run_id(computed)
     assert recipe_name(computed) == "paper"
@@ -184,8 +182,8 @@ def test_name_and_hash_come_from_the_science_alone():
 def test_the_digest_of_the_data_at_hand_counts():
     config = compose(LRR)
     pinned = config.dataset.digest
-    assert run_id(science(config, digest=pinned)) == run_id(science(config))
-    assert run_id(science(config, digest="f" * 64)) != run_id(science(config))
+    assert run_id(identify(config, digest=pinned)) == run_id(identify(config))
+    assert run_id(identify(config, digest="f" * 64)) != run_id(identify(config))
 
 
 def test_pinned_identities():
@@ -201,8 +199,8 @@ def test_no_nan_in_an_identity():
         canonical_json({"a": float("nan")})
 
 
-def test_science_is_refused_before_it_is_hashed():
-    with pytest.raises(UserError, match="variant.rank=10 belongs to variant=LRr"):
+def test_a_config_is_refused_before_it_is_hashed():
+    with pytest.raises(UserError, match="variant.rank=10 is only valid for variant=LRr"):
         identity("variant=Lr", "variant.rank=10")
 
 

@@ -104,7 +104,7 @@ def test_e_is_refused_where_lr_has_more_parameters(name):
 @pytest.mark.parametrize("name", CONV_ALONE)
 @pytest.mark.parametrize("variant", ["r", "e", "L", "LRr"])
 def test_comparison_systems_are_conv_alone(name, variant):
-    with pytest.raises(UserError, match="variant=Conv alone"):
+    with pytest.raises(UserError, match="only as variant=Conv:"):
         build_model(name, VARIANTS[variant], in_channels=3, classes=10)
 
 
@@ -184,7 +184,7 @@ def test_a_rank_above_the_layer_is_cut_and_said(caplog):
         "base", Variant(linear=True, alpha=0.125, rank=10), in_channels=3, classes=10
     )
     assert [model.conv1.rank, model.conv2.rank, model.conv3.rank] == [4, 8, 10]
-    assert "rank 10 is cut" in caplog.text and "conv1, conv2" in caplog.text
+    assert "rank 10 is reduced" in caplog.text and "conv1, conv2" in caplog.text
 
 
 @pytest.mark.parametrize("widths", ["model", "matched"])
@@ -206,8 +206,8 @@ def test_unknown_model_lists_the_choices():
         build_model("resnet", CONV, in_channels=3, classes=10)
 
 
-def test_variant_from_science_ignores_what_does_not_apply():
-    science = {
+def test_variant_from_identity_ignores_what_does_not_apply():
+    identity = {
         "revision": 1,
         "linear": False,
         "regularized": True,
@@ -216,4 +216,4 @@ def test_variant_from_science_ignores_what_does_not_apply():
         "init": None,
         "widths": "model",
     }
-    assert Variant.from_science(science) == R
+    assert Variant.from_identity(identity) == R

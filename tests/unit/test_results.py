@@ -4,15 +4,17 @@ import copy
 import json
 from decimal import Decimal
 
+import pandas as pd
 import pytest
 
 from configs import compose
-from configs.benchmarks import read_benchmarks
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
-from configs.paper import change, paper_rows
-from configs.results import Accuracy, Results, read_records
-from configs.table_text import accuracy_entry, times_flops, times_params
 from linearconv.errors import UserError
+from scripts.paper.comparison import Accuracy
+from scripts.paper.printed import change, paper_rows
+from scripts.paper.results import Results, read_records, runs_frame
+from scripts.paper.speeds import read_benchmarks
+from scripts.paper.text import accuracy_entry, times_flops, times_params
 from tests.records import add_runs, make_record, save_record
 
 CONV = Cell("base", "Conv", "cifar10")
@@ -49,16 +51,16 @@ def test_seeds_are_in_order_of_number(tmp_path):
 
 
 CHANGES = {
-    "science version": lambda science: science.update(science_version=0),
-    "digest": lambda science: science["dataset"].update(digest="0" * 64),
-    "limited data": lambda science: science["dataset"].update(limit_train=100),
-    "revision of the model": lambda science: science["model"].update(revision=99),
-    "revision of the variant": lambda science: science["variant"].update(revision=99),
-    "strength of the regulariser": lambda science: science["regularizer"].update(strength=1.0),
-    "epochs": lambda science: science["recipe"].update(epochs=249),
-    "precision": lambda science: science.update(precision="bf16"),
-    "another layout": lambda science: science.update(variant=None),
-    "more than is known": lambda science: science.update(unknown=1),
+    "science version": lambda identity: identity.update(science_version=0),
+    "digest": lambda identity: identity["dataset"].update(digest="0" * 64),
+    "limited data": lambda identity: identity["dataset"].update(limit_train=100),
+    "revision of the model": lambda identity: identity["model"].update(revision=99),
+    "revision of the variant": lambda identity: identity["variant"].update(revision=99),
+    "strength of the regulariser": lambda identity: identity["regularizer"].update(strength=1.0),
+    "epochs": lambda identity: identity["recipe"].update(epochs=249),
+    "precision": lambda identity: identity.update(precision="bf16"),
+    "another layout": lambda identity: identity.update(variant=None),
+    "more than is known": lambda identity: identity.update(unknown=1),
 }
 
 
@@ -116,32 +118,34 @@ def test_a_damaged_record_is_named(tmp_path, damage):
 
 
 def accuracy(values, baseline=None, paper=-0.5, first=0, baseline_first=0):
-    def seeds(pairs, first):
-        return {
-            first + i: {"run_id": str(i), "test_acc_best": best, "test_acc_last": last}
-            for i, (best, last) in enumerate(pairs)
-        }
+    def runs(pairs, first, place):
+        seeds = range(first, first + len(pairs))
+        found = {"run_id": list(map(str, seeds)), "accuracy": [float(p[place]) for p in pairs]}
+        return pd.DataFrame(found, index=pd.Index(seeds, dtype="int64"))
 
-    relative = baseline is not None
-    below = seeds(baseline or [], baseline_first)
     return {
-        metric: Accuracy(paper, relative, seeds(values, first), below, metric)
-        for metric in ("best", "last")
+        metric: Accuracy(
+            paper,
+            baseline is not None,
+            runs(values, first, place),
+            runs(baseline or [], baseline_first, place),
+        )
+        for place, metric in enumerate(("best", "last"))
     }
 
 
 def test_mean_and_sample_deviation_of_a_baseline_by_hand():
     found = accuracy([(90, 80), (91, 80), (95, 83)], paper=90.4)
-    assert found["best"].here == pytest.approx(92)
+    assert found["best"].ours == pytest.approx(92)
     assert found["best"].std == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
     assert found["best"].difference == pytest.approx(1.6)
-    assert found["last"].here == pytest.approx(81)
+    assert found["last"].ours == pytest.approx(81)
     assert found["last"].std == pytest.approx(3**0.5)
 
 
 def test_relative_accuracy_by_hand():
     found = accuracy([(89, 1), (90, 1), (91, 1)], [(90, 1), (90, 1), (93, 1)])["best"]
-    assert found.here == pytest.approx(-1)
+    assert found.ours == pytest.approx(-1)
     assert found.std == pytest.approx(1)  # of -1, 0, -2
     assert found.difference == pytest.approx(-0.5)
     assert found.verdict == "close"
@@ -150,28 +154,28 @@ def test_relative_accuracy_by_hand():
 
 def test_unequal_seeds_are_compared_by_those_in_common():
     found = accuracy([(89, 1), (91, 1), (50, 1)], [(90, 1), (90, 1)])["best"]
-    assert found.here == pytest.approx(0) and found.std == pytest.approx(2**0.5)  # of -1, 1
-    assert accuracy_entry(found).here == "+0.00 ± 1.41 (n=2 of 3: the baseline's seeds)"
+    assert found.ours == pytest.approx(0) and found.std == pytest.approx(2**0.5)  # of -1, 1
+    assert accuracy_entry(found).ours == "+0.00 ± 1.41 (n=2 of 3: the baseline's seeds)"
     found = accuracy([(89, 1)], [(90, 1), (0, 1)])["best"]
-    assert accuracy_entry(found).here == "-1.00 (n=1)"
+    assert accuracy_entry(found).ours == "-1.00 (n=1)"
     found = accuracy([(89, 1)], [(90, 1)], baseline_first=5)["best"]
-    assert accuracy_entry(found).here == "-1.00 (n=1, baseline n=1 of other seeds)"
+    assert accuracy_entry(found).ours == "-1.00 (n=1, baseline n=1 of other seeds)"
 
 
 def test_what_has_not_run_is_never_filled():
     missing = accuracy([], [(90, 1)])["best"]
-    assert (missing.here, missing.std, missing.difference) == (None, None, None)
+    assert (missing.ours, missing.std, missing.difference) == (None, None, None)
     assert accuracy_entry(missing).parts == ["-0.5", "not run"]
     alone = accuracy([(88, 1)], [])["best"]
-    assert alone.here is None and alone.verdict == "no baseline"
+    assert alone.ours is None and alone.verdict == "no baseline"
     assert accuracy_entry(alone).parts == ["-0.5", "88.00 absolute (n=1), baseline not run"]
 
 
 @pytest.mark.parametrize(
-    ("here", "verdict"), [(92.9, "close"), (93.0, "above"), (91.9, "close"), (91.8, "below")]
+    ("ours", "verdict"), [(92.9, "close"), (93.0, "above"), (91.9, "close"), (91.8, "below")]
 )
-def test_verdicts(here, verdict):
-    assert accuracy([(here, 1)], paper=92.4)["best"].verdict == verdict
+def test_verdicts(ours, verdict):
+    assert accuracy([(ours, 1)], paper=92.4)["best"].verdict == verdict
 
 
 RELATIVE = """
@@ -220,7 +224,7 @@ def test_benchmarks(tmp_path):
     }
     assert found.notes == ["card.csv has no column latency_ms_fused_b256."]
     path.write_text(f"{COLUMNS}\nbase,Lr,Card,usual,fp32,five,\n")
-    with pytest.raises(UserError, match=r"card\.csv, line 2"):
+    with pytest.raises(UserError, match=r"card\.csv: .*five"):
         read_benchmarks(tmp_path)
     path.write_text("model,variant\n")
     with pytest.raises(UserError, match="device, mode, precision"):
@@ -230,3 +234,14 @@ def test_benchmarks(tmp_path):
 def test_the_default_alpha_of_cells_is_the_configs():
     alpha = compose(["model=base", "variant=Lr"]).alpha
     assert Cell("base", "Lr", "cifar10", alpha) == LINEAR
+
+
+def test_all_records_as_one_table(tmp_path):
+    add_runs(tmp_path, LINEAR, [(80, 79), (81, 78)])
+    add_runs(tmp_path, Cell("vgg11", "LRr", "cifar10", 0.25), [(70, 69)], recipe="short")
+    frame = runs_frame(read_records(tmp_path))
+    assert frame.run_id.is_unique and len(frame) == 3
+    means = frame.groupby(["model", "variant", "recipe"]).test_acc_last.mean()
+    assert means.to_dict() == {("base", "Lr", "paper"): 78.5, ("vgg11", "LRr", "short"): 69}
+    assert frame.set_index("model").alpha["vgg11"] == 0.25
+    assert frame["rank"].dropna().tolist() == [10]

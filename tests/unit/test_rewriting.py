@@ -1,6 +1,5 @@
-"""Other ways to compute the same network: small images as products, pooling before the rest."""
+"""Other ways to compute the same network: small images as products, pooling before ReLU."""
 
-import copy
 import itertools
 
 import pytest
@@ -9,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from linearconv import LinearConv2d
-from linearconv.engine import pooling, small_images
-from linearconv.engine.pooling import pooling_before_norm, pooling_before_relu
-from linearconv.engine.small_images import small_image_products
+from linearconv.engine.fast import small_images
+from linearconv.engine.fast.pooling import pooling_before_relu
+from linearconv.engine.fast.small_images import small_image_products
 
 
 def by_products(monkeypatch) -> list[tuple[int, ...]]:
@@ -89,10 +88,10 @@ def test_other_convolutions_stay_the_librarys(conv, size, why, monkeypatch):
 def test_only_large_products_in_full_precision_gain(monkeypatch):
     conv, images = nn.Conv2d(128, 128, 3, padding=1), torch.randn(1, 128, 2, 2)
     narrow = nn.Conv2d(64, 64, 3, padding=1)
-    assert small_images._gains(images, conv.weight)
-    assert not small_images._gains(images[:, :64], narrow.weight)
+    assert small_images._pays_off(images, conv.weight)
+    assert not small_images._pays_off(images[:, :64], narrow.weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not small_images._gains(images, conv.weight)
+        assert not small_images._pays_off(images, conv.weight)
 
 
 def test_the_librarys_convolution_comes_back_after_a_failure():
@@ -140,119 +139,3 @@ def test_pooling_that_also_returns_indices_stays():
     with pooling_before_relu(network):
         values, _ = network(images)
     assert torch.equal(values, F.max_pool2d(images.relu(), 2))
-
-
-POOLINGS = [
-    {"kernel_size": 2},
-    {"kernel_size": 3, "stride": 2, "padding": 1},
-    {"kernel_size": (2, 3), "ceil_mode": True},
-    {"kernel_size": 2, "dilation": 2},
-]
-
-
-@pytest.fixture
-def pooled_norms(monkeypatch) -> list[torch.Tensor]:
-    """Every pooling counts as worth it; returns what batch norm and pooling at once make."""
-    monkeypatch.setattr(pooling, "LARGE", 1)
-    seen: list[torch.Tensor] = []
-    original = pooling._PooledNorm.apply
-
-    def apply(*arguments):
-        seen.append(original(*arguments))
-        return seen[-1]
-
-    monkeypatch.setattr(pooling._PooledNorm, "apply", apply)
-    return seen
-
-
-def normalised_chain(**window) -> nn.Sequential:
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.MaxPool2d(**window), nn.ReLU()
-    ).double()
-    nn.init.normal_(network[1].bias)
-    return network
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("lowest", [0.5, -1.0], ids=["rising", "some falling"])
-@pytest.mark.parametrize("kind", POOLINGS, ids=str)
-def test_pooling_before_batch_norm_is_the_same(kind, lowest, layout, pooled_norms):
-    images = torch.randn(4, 3, 7, 9, dtype=torch.float64)
-    written, other = normalised_chain(**kind), normalised_chain(**kind)
-    for network in (written, other):
-        nn.init.uniform_(network[1].weight, lowest, 1, generator=torch.Generator().manual_seed(0))
-        network.to(memory_format=layout)
-    assert (written[1].weight < 0).any() == (lowest < 0)
-    expected = [*outcomes(written, images.to(memory_format=layout)), *written.buffers()]
-    assert not pooled_norms
-    with pooling_before_norm(other):
-        found = [*outcomes(other, images.to(memory_format=layout)), *other.buffers()]
-    assert len(pooled_norms) == 1
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_a_large_mean_does_not_spoil_the_gradients_in_single_precision(pooled_norms):
-    exact = normalised_chain(kernel_size=2)[1:]
-    images = (torch.randn(16, 6, 8, 8) + 100).double()
-    expected = outcomes(exact, images)
-    single = copy.deepcopy(exact).float()
-    with pooling_before_norm(single):
-        found = outcomes(single, images.float())
-    assert len(pooled_norms) == 1
-    for mine, theirs in zip(found, expected, strict=True):
-        assert (mine - theirs).norm() < 1e-4 * theirs.norm()
-
-
-def test_pooling_chooses_among_ties_as_the_library_does(pooled_norms):
-    """Equal inputs, and the equal outputs that a weight of zero makes of different ones."""
-    network = normalised_chain(kernel_size=2)[1:]
-    network[0].weight.data.copy_(torch.tensor([1.0, -1.0, 0.5, -0.5, 0.0, 0.0]))
-    images = torch.randint(-1, 2, (8, 6, 8, 8)).double()
-    expected = outcomes(network, images)
-    with pooling_before_norm(network):
-        found = outcomes(network, images)
-    assert len(pooled_norms) == 1
-    for part in (expected[2], found[2]):  # the weights' gradients,
-        part[4:] = 0  # of which those of zero may be any subgradient
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-def cumulative(norm: nn.BatchNorm2d) -> None:
-    norm.momentum = None
-
-
-def without_weight(norm: nn.BatchNorm2d) -> None:
-    norm.affine, norm.weight, norm.bias = False, None, None
-
-
-def without_averages(norm: nn.BatchNorm2d) -> None:
-    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
-
-
-@pytest.mark.parametrize("change", [nn.Module.eval, cumulative, without_weight, without_averages])
-def test_other_batch_norms_stay_the_librarys(change, pooled_norms):
-    network, images = normalised_chain(kernel_size=2), torch.randn(4, 3, 8, 8).double()
-    change(network[1])
-    expected = copy.deepcopy(network)(images)
-    with pooling_before_norm(network):
-        assert torch.equal(network(images), expected) and not pooled_norms
-        assert torch.equal(network.eval()(images), copy.deepcopy(network)(images))
-
-
-def test_a_wrong_number_of_channels_is_the_librarys_error(pooled_norms):
-    network = normalised_chain(kernel_size=2)[1:]
-    with pytest.raises(RuntimeError, match="running_mean"), pooling_before_norm(network):
-        network(torch.randn(4, 7, 8, 8).double())
-    assert "forward" not in vars(network)
-
-
-def test_small_batches_half_precision_and_other_devices_keep_the_librarys_batch_norm():
-    norm, images = nn.BatchNorm2d(2**6), torch.empty(2**4, 2**6, 2**5, 2**5)
-    assert pooling._gains(images, norm)
-    assert not pooling._gains(images[1:], norm)
-    assert not pooling._gains(images.bfloat16(), norm)
-    assert not pooling._gains(images.bfloat16(), copy.deepcopy(norm).bfloat16())
-    assert not pooling._gains(images.to("meta"), norm)

@@ -1,58 +1,55 @@
 """What a run's files say of it, and what measured epochs say of those to come."""
 
-import json
-import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
-from configs import compose, run_id, science
-from linearconv.engine.checkpoint import STALE_S, Locked, lock, save
+from configs import compose, identify, run_id
+from linearconv.engine.checkpoint import save
 from linearconv.engine.record import SCHEMA, write_record
-from linearconv.engine.run import Places
-from linearconv.engine.status import State, Status, live_holder, run_status, status_table, train_log
-from linearconv.engine.timings import Timings, in_words
+from linearconv.engine.run import RunPaths
+from scripts.jobs.status import State, Status, run_status, status_table, train_log
+from scripts.jobs.timings import Timings, in_words
 
 HERE = socket.gethostname()
 
 
 def identity(*overrides: str) -> dict:
-    return science(compose(["model=base", "variant=Lr", "dataset=digits", *overrides]))
+    return identify(compose(["model=base", "variant=Lr", "dataset=digits", *overrides]))
 
 
 @pytest.fixture
 def scene(tmp_path):
     known = identity()
     folders = (tmp_path / name for name in ("results", "checkpoints", "logs"))
-    return Places(run_id(known), *folders), known
+    return RunPaths(run_id(known), *folders), known
 
 
-def checkpoint(places, known, *, epoch, seconds=(), starts=()):
-    state = {"run_id": places.run_id, "science": known, "epoch": epoch, "model": {}}
+def checkpoint(paths, known, *, epoch, seconds=(), starts=()):
+    state = {"run_id": paths.run_id, "science": known, "epoch": epoch, "model": {}}
     state |= {"seconds": list(seconds), "starts": list(starts)}
-    save(places.checkpoints / f"epoch-{epoch:04d}.pt", state)
+    save(paths.checkpoints / f"epoch-{epoch:04d}.pt", state)
 
 
-def log(places, *lines):
-    train_log(places).parent.mkdir(parents=True, exist_ok=True)
-    train_log(places).write_text("\n".join(lines) + "\n")
+def log(paths, *lines):
+    train_log(paths).parent.mkdir(parents=True, exist_ok=True)
+    train_log(paths).write_text("\n".join(lines) + "\n")
 
 
 def test_missing_interrupted_failed_and_done(scene):
-    places, known = scene
-    assert run_status(places, known) == Status(State.MISSING, 0, 250)
-    checkpoint(places, known, epoch=0)
-    checkpoint(places, known, epoch=12)
-    assert run_status(places, known) == Status(State.INTERRUPTED, 12, 250)
-    log(places, "No space left on device", "== failed")
-    assert run_status(places, known) == Status(State.FAILED, 12, 250, "No space left on device")
-    log(places, "No space left on device", "== failed", "== 2025-01-01 again", "epoch 13/250")
-    assert run_status(places, known).state is State.INTERRUPTED
-    write_record(places.record, {"schema": SCHEMA, "science": known})
-    assert run_status(places, known) == Status(State.DONE, 250, 250)
+    paths, known = scene
+    assert run_status(paths, known) == Status(State.MISSING, 0, 250)
+    checkpoint(paths, known, epoch=0)
+    checkpoint(paths, known, epoch=12)
+    assert run_status(paths, known) == Status(State.INTERRUPTED, 12, 250)
+    log(paths, "No space left on device", "== failed")
+    assert run_status(paths, known) == Status(State.FAILED, 12, 250, "No space left on device")
+    log(paths, "No space left on device", "== failed", "== 2025-01-01 again", "epoch 13/250")
+    assert run_status(paths, known).state is State.INTERRUPTED
+    write_record(paths.record, {"schema": SCHEMA, "science": known})
+    assert run_status(paths, known) == Status(State.DONE, 250, 250)
 
 
 @pytest.mark.parametrize(
@@ -64,67 +61,27 @@ def test_missing_interrupted_failed_and_done(scene):
     ],
 )
 def test_a_record_that_is_not_the_runs_does_not_count(scene, content, word):
-    places, known = scene
-    write_record(places.record, content)
-    status = run_status(places, known)
+    paths, known = scene
+    write_record(paths.record, content)
+    status = run_status(paths, known)
     assert status.state is State.FAILED and word in status.note
 
 
-def hold(places, **holder):
-    path = places.checkpoints / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(holder))
-    return path
-
-
 def test_a_live_process_holds_its_run(scene):
-    places, known = scene
+    paths, known = scene
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from linearconv.engine.checkpoint import lock\n"
+        "from linearconv.engine.lock import lock\n"
         "with lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", code, str(places.checkpoints / "lock")]
+    command = [sys.executable, "-c", code, str(paths.checkpoints / "lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
-        status = run_status(places, known)
+        status = run_status(paths, known)
         assert status.state is State.RUNNING
         assert status.note == f"process {process.pid} on {HERE}"
         process.kill()
-    assert run_status(places, known).state is State.MISSING
-
-
-def test_what_a_dead_process_left_is_no_lock(scene):
-    places, _ = scene
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    assert live_holder(hold(places, host=HERE, pid=process.pid)) is None
-    # Another process may have got its number since; that one does not hold the kernel's lock.
-    assert live_holder(hold(places, host=HERE, pid=os.getpid())) is None
-
-
-def test_another_host_holds_its_run_while_it_gives_signs_of_life(scene):
-    places, _ = scene
-    path = hold(places, host="elsewhere", pid=7)
-    assert live_holder(path) == "process 7 on elsewhere"
-    for damaged in ("null", "[]", '{"pid": 1}'):
-        broken = path.with_name("damaged")
-        broken.write_text(damaged)
-        assert live_holder(broken) is None
-    os.utime(path, (time.time() - STALE_S - 1,) * 2)
-    assert live_holder(path) is None
-
-
-def test_looking_does_not_disturb_whoever_takes_the_lock(scene):
-    places, _ = scene
-    path = places.checkpoints / "lock"
-    with lock(path):
-        assert live_holder(path) is not None
-        with pytest.raises(Locked), lock(path):
-            pass
-    assert live_holder(path) is None
-    with lock(path):
-        pass
+    assert run_status(paths, known).state is State.MISSING
 
 
 def start(first, last, device="GPU", runtime="reference"):
@@ -156,21 +113,21 @@ def test_only_what_was_measured_on_this_device_with_this_runtime_counts():
 
 
 def test_durations_are_read_from_records_and_checkpoints(scene, tmp_path):
-    places, known = scene
+    paths, known = scene
     record = {"schema": SCHEMA, "science": known, "provenance": [start(1, 1)]}
-    write_record(places.record, record | {"timing": {"seconds_per_epoch": [3.0]}})
-    (places.record.parent / "bad.json").write_text("{")
-    write_record(places.record.parent / "old.json", {"schema": SCHEMA})
+    write_record(paths.record, record | {"timing": {"seconds_per_epoch": [3.0]}})
+    (paths.record.parent / "bad.json").write_text("{")
+    write_record(paths.record.parent / "old.json", {"schema": SCHEMA})
     timings = Timings("GPU", "reference")
-    timings.add_checkpoint(places.checkpoints)
+    timings.add_checkpoint(paths.checkpoints)
     assert timings.per_epoch(known) is None
-    timings.add_records(places.record.parent)
+    timings.add_records(paths.record.parent)
     assert timings.per_epoch(known) == 3.0
-    checkpoint(places, known, epoch=2, seconds=[5.0, 5.0], starts=[start(1, 2)])
-    timings.add_checkpoint(places.checkpoints)
+    checkpoint(paths, known, epoch=2, seconds=[5.0, 5.0], starts=[start(1, 2)])
+    timings.add_checkpoint(paths.checkpoints)
     assert timings.per_epoch(known) == 5.0
-    (places.checkpoints / "epoch-0003.pt").write_bytes(b"damaged")
-    timings.add_checkpoint(places.checkpoints)
+    (paths.checkpoints / "epoch-0003.pt").write_bytes(b"damaged")
+    timings.add_checkpoint(paths.checkpoints)
     assert timings.per_epoch(known) == 5.0
 
 

@@ -1,0 +1,135 @@
+"""The identity of a run (what it computes, as a plain dict), and the run_id derived from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from configs.compose import CONFIG_DIR, compose_raw
+from configs.schema import TrainConfig
+
+SCIENCE_VERSION = 1
+"""Bumped when shared code changes what runs compute, which invalidates all older records."""
+
+Identity = dict[str, Any]
+"""What a run computes, as plain values; stored in records under the key `science`."""
+
+
+def canonical_json(value: Any) -> str:
+    """Canonical JSON of a plain value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def identity_hash(identity: Identity) -> str:
+    """sha256 of an identity: two runs with the same hash compute the same thing."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def identify(
+    config: TrainConfig, *, digest: str | None = None, baseline: str | None = None
+) -> Identity:
+    """Everything that determines what a run computes; None where it does not apply.
+
+    Not included: runtime, device, paths, resuming, logging.
+
+    Args:
+        config: composed and checked.
+        digest: digest of the data in use; None: the published one, pinned in the config.
+        baseline: run_id of the trained network that the model starts from, if any.
+    """
+    dataset, variant, recipe = config.dataset, config.variant, asdict(config.recipe)
+    uses_alpha = variant.linear or variant.widths == "matched"
+    recipe["lr"] = config.model.lr if config.recipe.lr is None else config.recipe.lr
+    return {
+        "science_version": SCIENCE_VERSION,
+        "dataset": {
+            "name": dataset.name,
+            "revision": dataset.revision,
+            "digest": digest or dataset.digest,
+            "classes": dataset.classes,
+            "limit_train": dataset.limit_train,
+            "limit_test": dataset.limit_test,
+        },
+        "model": {"name": config.model.name, "revision": config.model.revision},
+        "variant": {
+            "revision": variant.revision,
+            "linear": variant.linear,
+            "regularized": variant.regularized,
+            "alpha": config.alpha if uses_alpha else None,
+            "rank": variant.rank,
+            "init": variant.init,
+            "widths": variant.widths,
+        },
+        "regularizer": asdict(config.regularizer) if variant.regularized else None,
+        "recipe": recipe
+        | {
+            "augmentation": asdict(dataset.augmentation),
+            "normalisation": asdict(dataset.normalisation),
+        },
+        "precision": config.precision,
+        "seed": config.seed,
+        "baseline": baseline,
+    }
+
+
+def run_id(identity: Identity) -> str:
+    """`<dataset>-<model>-<variant>[-a<alpha>][-<recipe>]-s<seed>-<hash8>`.
+
+    alpha is included unless it is 0.5, the recipe unless it is the paper's.
+    """
+    alpha, recipe = identity["variant"]["alpha"], recipe_name(identity)
+    parts = [
+        identity["dataset"]["name"],
+        identity["model"]["name"],
+        variant_name(identity["variant"]),
+        "" if alpha in (None, 0.5) else f"a{alpha:g}",
+        "" if recipe == "paper" else recipe,
+        f"s{identity['seed']}",
+        identity_hash(identity)[:8],
+    ]
+    return "-".join(part for part in parts if part)
+
+
+def variant_name(variant: dict[str, Any]) -> str:
+    """The paper's name for a variant: Conv, r, e, L, Lr or LRr."""
+    if variant["linear"]:
+        return "L" + ("R" if variant["rank"] else "") + ("r" if variant["regularized"] else "")
+    letters = ("e" if variant["widths"] == "matched" else "") + "r" * variant["regularized"]
+    return letters or "Conv"
+
+
+def recipe_name(identity: Identity) -> str:
+    """The preset in configs/recipe that has these values, else "custom"."""
+    for name in _preset_names():
+        preset = _preset(name)
+        recipe = dict(preset["recipe"])
+        if recipe["lr"] is None:
+            recipe["lr"] = _group_file("model", identity["model"]["name"])["lr"]
+        dataset = _group_file("dataset", identity["dataset"]["name"])
+        recipe |= {key: dataset[key] for key in ("augmentation", "normalisation")}
+        regularizers = (None, preset["regularizer"])
+        if identity["recipe"] == recipe and identity["regularizer"] in regularizers:
+            return name
+    return "custom"
+
+
+def _preset_names() -> list[str]:
+    """The paper's recipe first: it is the most likely match, and composing a preset is slow."""
+    names = [path.stem for path in Path(CONFIG_DIR, "recipe").glob("*.yaml")]
+    return sorted(names, key=lambda name: (name != "paper", name))
+
+
+@cache
+def _preset(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(compose_raw([], f"recipe/{name}"))
+
+
+@cache
+def _group_file(group: str, name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / f"{name}.yaml"))

@@ -1,0 +1,82 @@
+"""The packed file of a dataset: its digest and its images."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+
+from data.packed import Dataset, packed_path, read_digest, read_packed
+from data.spec import DatasetSpec
+from linearconv.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class DatasetFile:
+    """`<root>/<name>.npz`, downloaded and packed on first use.
+
+    Args:
+        spec: the dataset, and what its file must contain.
+        root: the folder of packed files.
+    """
+
+    def __init__(self, spec: DatasetSpec, root: Path) -> None:
+        self.spec, self.root = spec, root
+        self.path = packed_path(spec.name, root)
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the data, read without loading the images if possible.
+
+        The digest stored in the file or, without a file, the published one of a download.
+
+        Raises:
+            UserError: the data is missing and cannot be fetched, or is damaged.
+        """
+        if not self.path.exists() and self.spec.digest is not None:
+            return self.spec.digest
+        self._fetch()
+        return read_digest(self.spec, self.root) or self._dataset.digest
+
+    def load(
+        self,
+        *,
+        limit_train: int | None = None,
+        limit_test: int | None = None,
+        val_fraction: float = 0.0,
+    ) -> Dataset:
+        """The images in canonical order; see `data.load_dataset`.
+
+        Raises:
+            UserError: the data is damaged, does not match the spec, or is missing and cannot be
+                fetched.
+        """
+        self._fetch()
+        dataset = self._dataset
+        if dataset.digest != self.digest:
+            raise UserError(
+                f"{self.path} has digest {dataset.digest}, expected {self.digest}: the file was "
+                "replaced after its digest was read; run the same command again"
+            )
+        if dataset.digest != self.spec.digest:
+            log.warning(
+                "%s differs from the published %s in images or labels (sha256 %s..., %s): the run "
+                "gets its own identity and fills no table cell",
+                self.path,
+                self.spec.name,
+                dataset.digest[:12],
+                f"expected {self.spec.digest[:12]}..." if self.spec.digest else "none is pinned",
+            )
+        return dataset.limited(limit_train, limit_test).hold_out(val_fraction)
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return read_packed(self.spec, self.root)
+
+    def _fetch(self) -> None:
+        if not self.path.exists():
+            from data.official import pack
+
+            log.info("%s not found: fetching %s", self.path, self.spec.name)
+            pack(self.spec.name, self.root)

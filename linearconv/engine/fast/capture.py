@@ -1,0 +1,241 @@
+"""Capture training steps to replay them, and check that a replay computes the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from linearconv.engine.step import EagerSteps, Steps, TrainBatches, TrainStep
+
+log = logging.getLogger(__name__)
+
+Replay = Callable[[], None]
+"""Runs one step, including slicing its batch."""
+
+Kind = tuple[int, bool]
+"""Images in the batch, and whether the correlation loss is added.
+
+An epoch has few kinds of step: with and without the loss, and the short last batch.
+"""
+
+Capture = Callable[[Replay], Replay]
+"""Turns a step into its replay, which always uses the same memory: `CudaGraphs()`, `tape.tape`."""
+
+ROUNDS = 2
+"""Rounds over all kinds of step in the check; the learning rate changes in between."""
+
+
+class CapturableBatches(TrainBatches, Protocol):
+    """Batches sliced by operations that can be captured with the step."""
+
+    state: list[Tensor]
+
+    def begin(self, epoch: int) -> None:
+        """Store the random choices of an epoch for `next`."""
+
+    def next(self, size: int) -> tuple[Tensor, Tensor]:
+        """The next `size` images and labels of the epoch."""
+
+
+class CapturedSteps:
+    """Replays steps; each kind was captured once, including slicing its batch.
+
+    Args:
+        batches: the data.
+        kinds: the kind of each step of an epoch.
+        replays: the replay of each kind.
+    """
+
+    def __init__(
+        self, batches: CapturableBatches, kinds: list[Kind], replays: dict[Kind, Replay]
+    ) -> None:
+        self._batches, self._kinds, self._replays = batches, kinds, replays
+
+    def epoch(self, epoch: int) -> Iterator[None]:
+        """Train an epoch, counted from 0: one step each time the iterator is advanced."""
+        self._batches.begin(epoch)
+        for kind in self._kinds:
+            self._replays[kind]()
+            yield
+
+
+class CudaGraphs:
+    """Captures steps as CUDA graphs that share one memory pool."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Replay) -> Replay:
+        """Capture a step without running it; returns the graph's replay."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (heartbeat, logging) may continue meanwhile. The outer context restores the
+        # stream even if ending a failed capture raises, which torch.cuda.graph does not.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
+            step()
+        return graph.replay
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Relative difference between two ways of computing the same steps.
+
+    Attributes:
+        loss: of the summed losses.
+        gradient: of Adam's running means of the gradients, in norm.
+        update: of the weights, relative to the norm of their change.
+    """
+
+    loss: float
+    gradient: float
+    update: float
+
+    @property
+    def beyond_rounding(self) -> bool:
+        """Whether the difference is too large for rounding, or NaN.
+
+        Rounding errors are amplified in the weights: Adam scales every gradient to about 1, even
+        those that are only rounding error (of a bias before a batch norm).
+        """
+        return not (self.loss < 1e-3 and self.gradient < 1e-2 and self.update < 0.2)
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.1e}, gradient {self.gradient:.1e}, update {self.update:.1e}"
+
+
+def checked_capture(
+    step: TrainStep, batches: CapturableBatches, capture: Capture
+) -> tuple[Steps, str]:
+    """Captured steps, if a check shows that they compute what eager ones do, else eager steps.
+
+    Steps of every kind run eagerly and by replay from the current state and are compared;
+    afterwards the state is restored.
+
+    Returns:
+        The steps, and a note on them for the run's provenance.
+    """
+    kinds = [(size, step.regularizes(i)) for i, size in enumerate(batches.sizes)]
+    eager = {kind: _whole_step(step, batches, kind) for kind in dict.fromkeys(kinds)}
+    state = _State(step, batches)
+    try:
+        with _side_stream(step.sums.device):
+            # The optimiser and libraries initialise in their first steps, which cannot be
+            # captured.
+            _trial(eager, step, batches)
+        state.restore()
+        batches.begin(0)
+        replays = {kind: capture(run) for kind, run in eager.items()}
+        outcomes = []
+        for runs in (replays, eager):
+            state.restore()
+            _trial(runs, step, batches)
+            outcomes.append(state.outcome())
+        difference = state.difference(*outcomes)
+    except RuntimeError as error:
+        return EagerSteps(step, batches), _fall_back(f"the step could not be captured: {error}")
+    finally:
+        state.restore()
+    if difference.beyond_rounding:
+        return EagerSteps(step, batches), _fall_back(
+            f"captured steps did not compute what eager ones do ({difference})"
+        )
+    return CapturedSteps(batches, kinds, replays), f"captured ({difference} from eager steps)"
+
+
+def _fall_back(why: str) -> str:
+    log.warning("falling back to eager steps, which are slower: %s", why)
+    return f"eager: {why}"
+
+
+def _whole_step(step: TrainStep, batches: CapturableBatches, kind: Kind) -> Replay:
+    size, regularize = kind
+    return lambda: step(*batches.next(size), regularize=regularize)
+
+
+def _trial(runs: dict[Kind, Replay], step: TrainStep, batches: CapturableBatches) -> None:
+    """Run a few steps of each kind with changing data and learning rate."""
+    for trial_epoch in range(ROUNDS):
+        batches.begin(trial_epoch)
+        for rate in _learning_rates(step):
+            rate.mul_(0.5)
+        for run in runs.values():
+            run()
+
+
+@contextmanager
+def _side_stream(device: torch.device) -> Iterator[None]:
+    """Temporarily use a side stream, as CUDA graphs require for steps before a capture."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        torch.cuda.current_stream(device).wait_stream(stream)
+
+
+def _learning_rates(step: TrainStep) -> list[Tensor]:
+    return [group["lr"] for group in step.optimizer.param_groups]
+
+
+class _State:
+    """A snapshot of all tensors that steps change."""
+
+    def __init__(self, step: TrainStep, batches: CapturableBatches) -> None:
+        self._step, self._batches = step, batches
+        self._saved = {id(tensor): tensor.detach().clone() for tensor in self._tensors()}
+
+    def _tensors(self) -> list[Tensor]:
+        step, model = self._step, self._step.model
+        made = [t for state in step.optimizer.state.values() for t in state.values()]
+        kept = [*model.parameters(), *model.buffers(), *_learning_rates(step), step.sums]
+        return [*kept, *self._batches.state, *made]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Restore all tensors in place; optimiser state created since the snapshot becomes 0."""
+        for tensor in self._tensors():
+            saved = self._saved.get(id(tensor))
+            tensor.zero_() if saved is None else tensor.copy_(saved)
+
+    def outcome(self) -> tuple[list[Tensor], ...]:
+        """Copies of the sums, of Adam's means of the gradients, and of the weights."""
+        model, states = self._step.model, self._step.optimizer.state
+        means = [states[p]["exp_avg"] for p in model.parameters() if p in states]
+        return tuple(
+            [t.detach().clone() for t in tensors]
+            for tensors in ([self._step.sums], means, list(model.parameters()))
+        )
+
+    def difference(
+        self, ours: tuple[list[Tensor], ...], eager: tuple[list[Tensor], ...]
+    ) -> Difference:
+        """The difference between two outcomes."""
+        start = [self._saved[id(p)] for p in self._step.model.parameters()]
+        loss, gradient, update = (_distance(a, b) for a, b in zip(ours, eager, strict=True))
+        sizes = _norm(eager[0]), _norm(eager[1]), _distance(eager[2], start)
+        return Difference(
+            *(
+                difference / size if size else difference
+                for difference, size in zip((loss, gradient, update), sizes, strict=True)
+            )
+        )
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return torch.stack([t.double().norm() for t in tensors]).norm().item()
+
+
+def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return _norm([x - y for x, y in zip(a, b, strict=True)])

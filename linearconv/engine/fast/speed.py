@@ -1,0 +1,114 @@
+"""Switches for faster ways to compute the same numbers, and the model that applies them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from linearconv.engine.fast.capture import CapturableBatches, CudaGraphs, checked_capture
+from linearconv.engine.fast.folding import FoldedNetwork
+from linearconv.engine.fast.memory import (
+    keep_freed_memory,
+    row_major_images,
+    unsafe_channels_last,
+)
+from linearconv.engine.fast.pooling import pooling_before_relu
+from linearconv.engine.fast.small_images import small_image_products
+from linearconv.engine.step import EagerSteps, Steps, TrainStep
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Speed:
+    """How training is computed; no switch changes results beyond rounding.
+
+    `configs/runtime/fast.yaml` documents the effect of each on results; all are off by default.
+
+    Attributes:
+        channels_last: memory format of the filters, which activations follow.
+        fused_adam: Adam as one operation over all parameters.
+        cuda_graphs: on CUDA, whole steps are captured and replayed.
+        fold_batch_norms: evaluation folds batch norms into the convolutions before them.
+        pool_before_relu: max pooling runs before the ReLU that it follows in an nn.Sequential.
+        small_image_products: on a CPU, convolutions of small images are matrix products.
+        keep_memory: on a CPU, freed memory is kept between steps.
+        save_every_s: least seconds between two checkpoints, at epoch boundaries; 0: each epoch.
+    """
+
+    channels_last: bool = False
+    fused_adam: bool = False
+    cuda_graphs: bool = False
+    fold_batch_norms: bool = False
+    pool_before_relu: bool = False
+    small_image_products: bool = False
+    keep_memory: bool = False
+    save_every_s: float = 0.0
+
+
+class AcceleratedModel:
+    """A model that is trained and evaluated as a `Speed` specifies.
+
+    Args:
+        model: on its device; its memory format may be changed in place.
+        speed: the switches.
+
+    Attributes:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module, speed: Speed) -> None:
+        self._speed = speed
+        self._on_cpu = next(model.parameters()).device.type == "cpu"
+        self._row_major = unsafe_channels_last(model) if self._on_cpu else []
+        if self._row_major and speed.channels_last:
+            log.warning(
+                "channels_last is off for this network: on a CPU it gives wrong gradients for 1x1 "
+                "convolutions with a stride and few input channels (oneDNN issue 6035): %s",
+                ", ".join(self._row_major),
+            )
+        elif speed.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model = model
+
+    @contextmanager
+    def rewritten(self) -> Iterator[None]:
+        """Temporarily compute the model as `speed` specifies."""
+        if self._speed.keep_memory and self._on_cpu:
+            keep_freed_memory()
+        with ExitStack() as rewrites:
+            if self._row_major:
+                rewrites.enter_context(row_major_images(self.model))
+            if self._speed.pool_before_relu:
+                rewrites.enter_context(pooling_before_relu(self.model))
+            if self._speed.small_image_products:
+                rewrites.enter_context(small_image_products(self.model))
+            yield
+
+    def steps(self, step: TrainStep, batches: CapturableBatches) -> tuple[Steps, str]:
+        """The steps of the epochs, and a note on them for the provenance.
+
+        Call it inside `rewritten()`, so that the rewritten model is captured.
+        """
+        self.model.train()  # a captured step stays in the mode in which it was captured
+        if self._speed.cuda_graphs and not self._on_cpu:
+            return checked_capture(step, batches, CudaGraphs())
+        return EagerSteps(step, batches), "eager"
+
+    def evaluated(self) -> Callable[[Tensor], Tensor]:
+        """The network in evaluation mode with its current weights; valid until they change."""
+        self.model.eval()
+        if not self._speed.fold_batch_norms:
+            return self.model
+        self._folded.refresh()
+        return self._folded
+
+    @cached_property
+    def _folded(self) -> FoldedNetwork:
+        return FoldedNetwork(self.model)

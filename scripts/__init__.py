@@ -1,0 +1,1 @@
+"""The command-line scripts, and their subpackages: paper, jobs and bench."""

@@ -1,0 +1,36 @@
+"""The devices of this machine that train.py may run on."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from configs.schema import TrainConfig
+from scripts.jobs.runner import Slot
+
+
+def slots(config: TrainConfig, count: int) -> list[Slot]:
+    """`count` slots on each visible device; on a CPU, they share its threads."""
+    devices = visible_devices(config.device)
+    if devices:
+        arguments = () if config.device == "auto" else ("device=cuda",)
+        return [
+            Slot(arguments, {"CUDA_VISIBLE_DEVICES": device})
+            for _ in range(count)
+            for device in devices
+        ]
+    if count == 1 or config.runtime.threads is not None:
+        return [Slot()] * count
+    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    return [Slot((f"runtime.threads={threads}",))] * count
+
+
+def visible_devices(device: str) -> list[str]:
+    """The CUDA devices to use, as CUDA_VISIBLE_DEVICES names them; empty for the CPU."""
+    count = 0 if device == "cpu" else torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else map(str, range(count))
+    devices = [name.strip() for name in names][:count]
+    index = device.partition(":")[2]
+    return [devices[int(index)]] if index else devices

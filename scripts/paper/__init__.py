@@ -1,0 +1,1 @@
+"""The paper's tables and figures, beside this repository's runs and counts."""

@@ -1,0 +1,87 @@
+"""This project's counts for the networks of the paper's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+from configs import TrainConfig, compose, identify
+from linearconv import fuse
+from linearconv.complexity import count_macs, count_parameters, paper_flops
+from models import Variant, build_model
+from scripts.paper.quirks import ROW_QUIRKS, quirky_flops
+
+INPUT = (3, 32, 32)
+"""(C, H, W): the paper counts for CIFAR-10 images and 10 classes."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """This project's counts for a network and one CIFAR-10 image.
+
+    Attributes:
+        params: number of learnable parameters.
+        flops: operations in the paper's convention, including the quirks of the paper's row.
+        flops_without_quirks: the same for the network as it is trained here.
+        quirks: names of the quirks (`scripts.paper.quirks`).
+        macs: exact multiply-adds of the forward pass by (phase, execution); in training,
+            generating the weights counts once per batch of the recipe.
+    """
+
+    params: int
+    flops: int
+    flops_without_quirks: int
+    quirks: tuple[str, ...]
+    macs: dict[tuple[str, str], float]
+
+
+@cache
+def counts(model: str, variant: str, alpha: float | None = None) -> Counts:
+    """Count the network of a row.
+
+    Raises:
+        UserError: unknown network.
+    """
+    config = _config(model, variant, alpha)
+    net, quirks = network(config, INPUT[0], 10), ROW_QUIRKS.get((model, variant), ())
+    flops = paper_flops(net, INPUT)
+    macs = {
+        (phase, execution): count_macs(
+            net, INPUT, execution=execution, batch_size=config.recipe.batch_size
+        )
+        for phase, execution in (
+            ("train", "generate"),
+            ("train", "factored"),
+            ("inference", "fused"),
+            ("inference", "factored"),
+        )
+    }
+    return Counts(
+        params=count_parameters(net),
+        flops=quirky_flops(net, INPUT, quirks) if quirks else flops,
+        flops_without_quirks=flops,
+        quirks=quirks,
+        macs=macs,
+    )
+
+
+@cache
+def inference_flops(model: str, variant: str, alpha: float | None = None) -> int:
+    """FLOPs, in the paper's convention, of the fused network of a row."""
+    net = network(_config(model, variant, alpha), INPUT[0], 10)
+    return paper_flops(fuse(net), INPUT)
+
+
+def _config(model: str, variant: str, alpha: float | None) -> TrainConfig:
+    overrides = [f"model={model}", f"variant={variant}"]
+    return compose(overrides if alpha is None else [*overrides, f"alpha={alpha}"])
+
+
+def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
+    """The network of a config, on the meta device."""
+    variant = Variant.from_identity(identify(config)["variant"])
+    with torch.device("meta"):
+        return build_model(config.model.name, variant, in_channels=channels, classes=classes)

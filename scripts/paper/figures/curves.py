@@ -1,0 +1,111 @@
+"""Training curves: test and training accuracy, and the correlation loss, over the epochs."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from configs.experiments import Cell
+from scripts.paper.figures.base import COLORS, DOUBLE, MARKERS, Figure, cell_name
+from scripts.paper.printed import DATASETS, MODELS
+from scripts.paper.results import Results, all_cells
+
+Curves = dict[str, list[list[dict[str, Any]]]]
+"""The curves of a network's runs, by variant."""
+
+
+def curve_figures(results: Results) -> list[Figure]:
+    """Training curves of every network and dataset that has runs, at the default alpha."""
+    figures = []
+    cells = sorted(
+        (cell for cell in all_cells() if cell.alpha is None), key=lambda c: (c.dataset, c.model)
+    )
+    for (dataset, model), group in itertools.groupby(cells, key=lambda c: (c.dataset, c.model)):
+        group = sorted(group, key=lambda cell: list(COLORS).index(cell.variant))
+        if any(results.records(cell) for cell in group):
+            figures.append(_curve_figure(results, dataset, model, group))
+    return figures
+
+
+def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell]) -> Figure:
+    records = {cell.variant: list(results.records(cell).values()) for cell in cells}
+    curves = {v: [r["curve"] for r in found] for v, found in records.items() if found}
+    lines = [
+        {"run_id": record["run_id"]}
+        | {name: _rounded(value) for name, value in entry.items() if name != "lr"}
+        for found in records.values()
+        for record in found
+        for entry in record["curve"]
+    ]
+    return Figure(
+        f"curves-{dataset}-{model}",
+        f"{MODELS[model]} on {DATASETS[dataset]}: test accuracy (dotted: training accuracy) and "
+        "the correlation loss (Algorithm 1, over all layers) after each epoch, whether or not it "
+        "is trained on. Mean over the seeds; shaded: their range.",
+        lines,
+        [cell_name(cell) for cell in cells if not records[cell.variant]],
+        lambda: _draw_curves(curves),
+    )
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _draw_curves(curves: Curves) -> Canvas:
+    canvas = Canvas(figsize=(DOUBLE, 2.5))
+    accuracy, correlation = canvas.subplots(1, 2)
+    for i, (variant, runs) in enumerate(curves.items()):
+        # Staggered markers distinguish the variants without colours.
+        every = max(1, len(runs[0]) // 8)
+        style = {"color": COLORS[variant], "lw": 1}
+        marked = {"marker": MARKERS[variant], "ms": 3.5}
+        marked |= {"markevery": (len(runs[0]) * (1 + 2 * i) // 96, every), "label": variant}
+        _draw_mean(accuracy, runs, "test_acc", **style, **marked)
+        _draw_mean(accuracy, runs, "train_acc", **style, linestyle=":", alpha=0.8)
+        _draw_mean(correlation, runs, "correlation_loss", **style, **marked)
+    accuracy.set_ylabel("Accuracy (%)")
+    correlation.set_ylabel("Correlation loss")
+    for axes in (accuracy, correlation):
+        axes.set_xlabel("Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="#dddddd", linewidth=0.5)
+    _focus(accuracy, curves)
+    if correlation.lines:
+        correlation.set_yscale("log")
+    else:
+        correlation.set_axis_off()
+        correlation.text(0.5, 0.5, "no regularised filters", ha="center", va="center")
+    accuracy.legend(loc="lower right")
+    return canvas
+
+
+def _draw_mean(axes: Axes, runs: list[list[dict[str, Any]]], name: str, **style: Any) -> None:
+    """Draw the mean of a value over the runs, and their range if the line has markers."""
+    epochs = list(zip(*runs, strict=False))  # the same epoch of each run
+    values = [[entry[name] for entry in entries] for entries in epochs]
+    if any(value is None for entries in values for value in entries):
+        return  # a plain Conv has no regularised filters
+    numbers = [entries[0]["epoch"] for entries in epochs]
+    axes.plot(numbers, [statistics.fmean(entries) for entries in values], **style)
+    if len(runs) > 1 and "marker" in style:
+        low, high = zip(*((min(v), max(v)) for v in values), strict=True)
+        axes.fill_between(numbers, low, high, color=style["color"], alpha=0.2, lw=0)
+
+
+def _focus(axes: Axes, curves: Curves) -> None:
+    """Scale the y axis to the later epochs; the first ones may be below it."""
+    later = [
+        entry[name]
+        for runs in curves.values()
+        for run in runs
+        for entry in run[len(run) // 4 :]
+        for name in ("test_acc", "train_acc")
+    ]
+    margin = max(1.0, 0.08 * (max(later) - min(later)))
+    axes.set_ylim(max(0.0, min(later) - margin), min(100.0, max(later) + margin))

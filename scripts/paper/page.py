@@ -1,0 +1,131 @@
+"""All results as one HTML page: a section for each recipe."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from scripts.paper.comparison import CLOSE
+from scripts.paper.figures import Figure, all_figures
+from scripts.paper.results import Record, Results, all_cells, recipes
+from scripts.paper.speeds import Benchmarks
+from scripts.paper.tables import Table, tables
+from scripts.paper.text import (
+    TITLES,
+    Grid,
+    extra_grid,
+    extra_notes,
+    notes,
+    own_notes,
+    paper_grid,
+)
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Section:
+    """The section of one recipe."""
+
+    recipe: str
+    results: Results
+    tables: list[Table]
+    figures: list[Figure]
+
+    @property
+    def runs(self) -> list[Record]:
+        """All records that fill cells."""
+        cells = self.results.cells()
+        return [record for cell in cells for record in self.results.records(cell).values()]
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """The number of accuracies in the tables by verdict."""
+        found = [a.verdict for t in self.tables for row in t.rows for a in row.accuracies.values()]
+        return {verdict: found.count(verdict) for verdict in dict.fromkeys(found)}
+
+
+def read_sections(
+    folder: Path, records: list[Record], metric: str, benchmarks: Benchmarks
+) -> tuple[list[Section], list[Record]]:
+    """A section for each recipe that has runs, and the records that fill no cell."""
+    sections = []
+    for recipe in recipes():
+        results = Results(folder, recipe, records)
+        records = results.unused  # a record belongs to at most one recipe
+        if results.cells() or recipe == "paper":
+            found = tables(results, metric, benchmarks)
+            sections.append(Section(recipe, results, found, all_figures(results, metric)))
+    return sections, records
+
+
+def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -> str:
+    """Render the page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        sections=sections,
+        unused=unused,
+        metric=metric,
+        close=CLOSE,
+        titles=TITLES,
+        total=len(all_cells()),
+        paper_grid=paper_grid,
+        extra_grid=extra_grid,
+        notes=notes,
+        own_notes=own_notes,
+        extra_notes=extra_notes,
+        grid_rows=grid_rows,
+        image=image,
+        provenance=provenance,
+    )
+
+
+def grid_rows(grid: Grid) -> list[tuple[bool, list[Any]]]:
+    """The rows, each with whether it starts a group."""
+    return [(i in grid.groups, row) for i, row in enumerate(grid.body)]
+
+
+def image(figure: Figure) -> str:
+    """The figure as a data URI."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(figure.render('svg')).decode()}"
+
+
+def provenance(record: Record) -> dict[str, str]:
+    """The provenance of a run, as text by column."""
+    starts = record["provenance"]
+    recipe = record["science"].get("recipe", {})
+    return {
+        "seed": str(record["science"].get("seed")),
+        "best": f"{record['test_acc_best']:.2f} % (epoch {record['best_epoch']})",
+        "last": f"{record['test_acc_last']:.2f} % (epoch {recipe.get('epochs')})",
+        "device": _distinct(start.get("device") for start in starts),
+        "versions": _distinct(_versions(start) for start in starts),
+        "commit": _distinct(_commit(start) for start in starts),
+        "date": _distinct((start.get("started") or "")[:10] for start in starts),
+    }
+
+
+def _versions(start: dict[str, Any]) -> str:
+    known = {name: start.get("versions", {}).get(name) for name in ("python", "torch")}
+    known["cuda"] = start.get("cuda")
+    return ", ".join(f"{name} {version}" for name, version in known.items() if version)
+
+
+def _commit(start: dict[str, Any]) -> str:
+    changed = " (changed)" if start.get("git_dirty") else ""
+    return (start.get("git_commit") or "unknown")[:12] + changed
+
+
+def _distinct(texts: Iterable[str | None]) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text)) or "unknown"

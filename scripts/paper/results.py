@@ -1,0 +1,217 @@
+"""The records of finished runs, as a table, and the cells of the paper's tables that they fill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from configs.compose import CONFIG_DIR
+from configs.experiments import TABLES, Cell, cell_runs, table_cells
+from configs.identity import identity_hash, recipe_name, variant_name
+from linearconv.engine.record import read_record
+from linearconv.errors import UserError
+
+Record = dict[str, Any]
+Seeds = Mapping[int, Record]
+"""The records that fill one cell, by seed in ascending order."""
+
+RESULTS = CONFIG_DIR.parent / "results"
+"""The repository's own results."""
+
+METRICS = {"best": "test_acc_best", "last": "test_acc_last"}
+"""The key in a record by the name of the metric."""
+
+CURVE = {"epoch", "test_acc", "train_acc", "correlation_loss"}
+"""The keys that are read from each epoch of a curve."""
+
+
+def recipes() -> list[str]:
+    """Names of the recipes, the paper's first."""
+    names = sorted(path.stem for path in (CONFIG_DIR / "recipe").glob("*.yaml"))
+    return sorted(names, key=lambda name: name != "paper")
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of `folder/runs`, sorted by name.
+
+    Raises:
+        UserError: no such folder, a damaged record, or two records of the same run.
+    """
+    if not (folder / "runs").is_dir():
+        raise UserError(f"no records: {folder / 'runs'} not found")
+    records: dict[str, Record] = {}
+    for path in sorted((folder / "runs").glob("*.json")):
+        record = read_record(path)
+        _check_record(path, record)
+        other = records.setdefault(identity_hash(record["science"]), record)
+        if other is not record:
+            raise UserError(f"{path} is another record of the run {other['run_id']}; delete one")
+    return list(records.values())
+
+
+def _check_record(path: Path, record: Record) -> None:
+    """Reject a record that lacks keys that the tables, figures and report read."""
+    keys = {"run_id": str, "science": dict, "curve": list, "provenance": list, "best_epoch": int}
+    wrong = [key for key, kind in keys.items() if not isinstance(record.get(key), kind)]
+    if not all(isinstance(start, dict) for start in record.get("provenance") or ()):
+        wrong.append("provenance")
+    for key in METRICS.values():
+        value = record.get(key)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            wrong.append(key)
+    curve = record.get("curve")
+    if not curve or (isinstance(curve, list) and not all(map(_is_epoch, curve))):
+        wrong.append("curve")
+    if wrong:
+        names = ", ".join(dict.fromkeys(wrong))
+        raise UserError(f"{path} is damaged ({names} missing or invalid); restore or delete it")
+
+
+def _is_epoch(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and set(entry) >= CURVE
+        and all(isinstance(entry[name], int | float) for name in CURVE - {"correlation_loss"})
+    )
+
+
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row for each record, whether or not it fills a cell.
+
+    Returns:
+        Columns: what was run (`run_id, dataset, model, variant, alpha, rank, recipe, epochs,
+        precision, seed`), accuracies in percent, counts for one image, `seconds` (including
+        evaluation), and of the process that finished it `device, threads, torch, commit, started`.
+    """
+    return pd.DataFrame([_frame_row(record) for record in records])
+
+
+def _frame_row(record: Record) -> dict[str, Any]:
+    identity, last = record["science"], record["provenance"][-1]
+    variant = identity["variant"]
+    accuracies = {key: value for key, value in record.items() if "_acc" in key}
+    macs = {
+        f"{phase}_{how}": value
+        for phase in ("macs_train", "macs_inference")
+        for how, value in record[phase].items()
+    }
+    return {
+        "run_id": record["run_id"],
+        "dataset": identity["dataset"]["name"],
+        "model": identity["model"]["name"],
+        "variant": variant_name(variant),
+        "alpha": variant["alpha"],
+        "rank": variant["rank"],
+        "recipe": recipe_name(identity),
+        "epochs": identity["recipe"]["epochs"],
+        "precision": identity["precision"],
+        "seed": identity["seed"],
+        **accuracies,
+        "best_epoch": record["best_epoch"],
+        "params": record["params"],
+        **macs,
+        "flops_paper_convention": record["flops_paper_convention"],
+        "seconds": record["timing"]["seconds"],
+        "device": last["device"],
+        "threads": last["threads"],
+        "torch": last["versions"]["torch"],
+        "commit": last["git_commit"],
+        "started": last["started"],
+    }
+
+
+class Results:
+    """The records of a results folder, sorted into the cells of one recipe's tables.
+
+    Args:
+        folder: contains `runs/` and `artifacts/`.
+        recipe: a recipe's name.
+        records: those of the folder, if already read.
+
+    Attributes:
+        unused: the records that fill no cell.
+
+    Raises:
+        UserError: a damaged record.
+    """
+
+    def __init__(self, folder: Path, recipe: str, records: Iterable[Record] | None = None) -> None:
+        self.folder, self.recipe = folder, recipe
+        records = read_records(folder) if records is None else list(records)
+        self._filled = _fill(records, recipe)
+        used = {id(record) for seeds in self._filled.values() for record in seeds.values()}
+        self.unused = [record for record in records if id(record) not in used]
+
+    def records(self, cell: Cell) -> Seeds:
+        """The records that fill a cell."""
+        return self._filled.get(cell, {})
+
+    def cells(self) -> list[Cell]:
+        """The cells that have records, in the order of the tables."""
+        return [cell for cell in all_cells() if cell in self._filled]
+
+    def accuracies(self, cell: Cell, metric: str) -> pd.DataFrame:
+        """The `run_id` and the test `accuracy` (percent) of a cell's records, indexed by seed."""
+        found = self.records(cell)
+        return pd.DataFrame(
+            {
+                "run_id": [record["run_id"] for record in found.values()],
+                "accuracy": [float(record[METRICS[metric]]) for record in found.values()],
+            },
+            index=pd.Index(found, name="seed", dtype="int64"),
+        )
+
+    def artifacts(self, record: Record) -> Path:
+        """The file of a run's arrays, which may not exist."""
+        return self.folder / "artifacts" / f"{record['run_id']}.npz"
+
+
+@cache
+def all_cells() -> tuple[Cell, ...]:
+    """The cells of all tables, each once, in the order of the tables."""
+    return tuple(dict.fromkeys(cell for table in TABLES for cell in table_cells(table)))
+
+
+def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:
+    """The records of each cell: only those whose identity is that of the cell's run."""
+    known = set(all_cells())
+    claims: dict[Cell, list[Record]] = {}
+    for record in records:
+        cell = _claimed_cell(record["science"])
+        if cell in known:
+            claims.setdefault(cell, []).append(record)
+    filled = {}
+    for cell, claiming in claims.items():
+        # The claimed cell only determines which runs a record is compared with.
+        seeds = sorted({record["science"]["seed"] for record in claiming})
+        runs = cell_runs(cell, recipe=recipe, seeds=seeds)
+        found = {
+            run.seed: record
+            for run in runs
+            for record in claiming
+            if record["science"] == run.identity
+        }
+        if found:
+            filled[cell] = found
+    return filled
+
+
+def _claimed_cell(identity: dict[str, Any]) -> Cell | None:
+    """The cell that an identity claims to fill; None if its layout is unknown."""
+    try:
+        variant = identity["variant"]
+        if not isinstance(identity["seed"], int):
+            return None
+        return Cell(
+            identity["model"]["name"],
+            variant_name(variant),
+            identity["dataset"]["name"],
+            variant["alpha"] if variant["linear"] or variant["widths"] == "matched" else None,
+        )
+    except (KeyError, TypeError):
+        return None

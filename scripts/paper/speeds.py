@@ -1,0 +1,72 @@
+"""The measured speed of each network, from `results/benchmarks/*.csv`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from linearconv.errors import UserError
+
+KEYS = ("model", "variant", "device", "mode", "precision")
+MEASURES = {
+    "step_usual": ("usual", "ms_per_step"),
+    "step_fast": ("fast", "ms_per_step"),
+    "latency_b1": (None, "latency_ms_fused_b1"),
+    "latency_b256": (None, "latency_ms_fused_b256"),
+}
+"""By name: the row's mode (None: any), and the column with the number in milliseconds."""
+
+Setting = tuple[str, str]
+"""(file name without .csv, precision)."""
+
+
+@dataclass
+class Benchmarks:
+    """Milliseconds by setting, network and measure.
+
+    Attributes:
+        devices: the device of each setting.
+        times: by (setting, model, variant), then by measure; missing if not measured.
+        notes: what is missing, in sentences.
+    """
+
+    devices: dict[Setting, str] = field(default_factory=dict)
+    times: dict[tuple[Setting, str, str], dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, stem: str, frame: pd.DataFrame) -> None:
+        """Add the rows of a file; of several rows of the same kind, the last one counts."""
+        for row in frame.to_dict("records"):
+            setting = (stem, row["precision"])
+            self.devices[setting] = row["device"]
+            times = self.times.setdefault((setting, row["model"], row["variant"]), {})
+            for measure, (mode, column) in MEASURES.items():
+                if mode in (None, row["mode"]) and pd.notna(row[column]):
+                    times[measure] = row[column]
+
+
+def read_benchmarks(folder: Path) -> Benchmarks:
+    """Read `folder/benchmarks/*.csv`.
+
+    Raises:
+        UserError: a file lacks key columns, or a number cannot be read.
+    """
+    found = Benchmarks()
+    columns = list(dict.fromkeys(column for _, column in MEASURES.values()))
+    for path in sorted((folder / "benchmarks").glob("*.csv")):
+        frame = pd.read_csv(path, dtype=str)
+        if missing := [key for key in KEYS if key not in frame]:
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}")
+        if absent := [column for column in columns if column not in frame]:
+            found.notes.append(f"{path.name} has no column {', '.join(absent)}.")
+        frame = frame.reindex(columns=[*KEYS, *columns])
+        try:
+            frame[columns] = frame[columns].astype(float)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
+        found.add(path.stem, frame)
+    if not found.times:
+        found.notes.append("Step time and latency are not measured yet (results/benchmarks).")
+    return found

@@ -1,0 +1,66 @@
+"""Download datasets and pack each into one file: python scripts/prepare_data.py cifar10.
+
+The packed file <root>/<name>.npz is all that training reads; copy it to machines without
+network access. Official files that are already in <root>/raw/<name>/ are not downloaded again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from configs import dataset_config
+from data.official import READERS, pack
+from data.packed import packed_path, read_packed
+from linearconv.errors import UserError
+
+
+def main() -> int:
+    """Pack and describe each named dataset; returns the exit code."""
+    names = ", ".join(sorted(READERS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="+", choices=sorted(READERS), metavar="NAME", help=f"one or more of {names}"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=os.environ.get("LINEARCONV_DATA", "datasets"),
+        help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="never download: the official files are in <root>/raw/<name>/",
+    )
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        for name in args.names:
+            print(pack_and_describe(name, Path(args.root), download=not args.offline))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def pack_and_describe(name: str, root: Path, *, download: bool) -> str:
+    """Pack a dataset unless its file exists, then read it back and describe it."""
+    if not packed_path(name, root).exists():
+        pack(name, root, download=download)
+    spec = dataset_config(name)
+    dataset = read_packed(spec, root)
+    verdict = "as published" if dataset.digest == spec.digest else f"published: {spec.digest}"
+    return (
+        f"{packed_path(name, root)}: {len(dataset.train)} training and {len(dataset.test)} test "
+        f"images, {len(dataset.classes)} classes, sha256 {dataset.digest} ({verdict})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The rooms of docs/architecture.md: who may import whom, read off the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FLOORS = (
+    ("linearconv",),
+    ("linearconv.engine",),
+    ("data", "models"),
+    ("configs",),
+    ("train", "eval"),
+    ("scripts.bench", "scripts.jobs", "scripts.paper"),
+    ("scripts",),
+)
+"""From the lowest to the highest; a module imports from its own floor or from a lower one."""
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = [
+    *(REPOSITORY / f"{entry}.py" for entry in ("train", "eval")),
+    *(
+        path
+        for room in ("linearconv", "models", "data", "configs", "scripts")
+        for path in sorted((REPOSITORY / room).rglob("*.py"))
+    ),
+]
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file names in its imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inside & set(MODULES) or {node.module}
+    return found
+
+
+IMPORTS = {module: imports(path) for module, path in MODULES.items()}
+
+
+def room(module: str) -> str:
+    """The longest name among the floors that the module is in."""
+    names = [name for floor in FLOORS for name in floor]
+    return max((n for n in names if f"{module}.".startswith(f"{n}.")), key=len, default="")
+
+
+def floor(module: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if room(module) in names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_upwards_or_across(module):
+    for other in IMPORTS[module]:
+        if room(other):
+            same_room = room(other) == room(module)
+            assert same_room or floor(other) < floor(module), f"{module} imports {other}"
+
+
+def test_there_is_no_circle():
+    ours = {module: found & set(MODULES) - {module} for module, found in IMPORTS.items()}
+    tuple(TopologicalSorter(ours).static_order())  # raises CycleError
+
+
+def test_the_layer_needs_torch_alone():
+    """What the wheel ships."""
+    for module, found in IMPORTS.items():
+        if room(module) == "linearconv":
+            foreign = {name.partition(".")[0] for name in found} - {"torch", "linearconv"}
+            assert foreign <= set(STANDARD), f"{module} imports {foreign}"
+
+
+STANDARD = (
+    *("__future__", "collections", "contextlib", "copy", "dataclasses", "hashlib", "math"),
+    "typing",
+)
+
+
+def test_the_engine_knows_the_ways_to_be_fast_through_one_door():
+    for module, found in IMPORTS.items():
+        if room(module) == "linearconv.engine" and not module.startswith("linearconv.engine.fast"):
+            inside = {name for name in found if name.startswith("linearconv.engine.fast")}
+            assert inside <= {"linearconv.engine.fast.speed"}, f"{module} imports {inside}"
+
+
+def test_hydra_and_registries_are_unknown_to_the_engine():
+    for module, found in IMPORTS.items():
+        if module.startswith("linearconv"):
+            assert not {name for name in found if name.partition(".")[0] in ("hydra", "omegaconf")}
+
+
+def test_no_import_machinery_and_no_code_among_the_results():
+    for path in FILES:
+        assert "sys.path" not in path.read_text(), path
+    assert not list((REPOSITORY / "results").rglob("*.py"))
