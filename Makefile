@@ -38,7 +38,7 @@ demo: setup  ## train VGG11-LRr on handwritten digits (about 2 minutes), everyth
 
 .PHONY: test
 test: setup  ## run the test suite (under 10 minutes on 2 cores)
-	@$(RUN) -m pytest -q
+	@$(RUN) -m pytest -q -n auto --dist loadgroup
 
 .PHONY: test-all
 test-all: setup  ## run the long tests: kills, fuzzing at full count (under 45 minutes)

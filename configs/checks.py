@@ -131,7 +131,7 @@ def _check_choices(config: TrainConfig) -> None:
     _require(
         not config.runtime.cuda_graphs
         or (config.runtime.data == "resident" and config.runtime.fused_adam),
-        "runtime.cuda_graphs=true requires runtime.data=resident and runtime.fused_adam=true: a "
+        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
         "captured step builds its own batches and keeps its learning rate on the device",
     )
     _require(

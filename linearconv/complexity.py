@@ -43,13 +43,27 @@ def count_macs(
     """
     if execution not in MAC_EXECUTIONS:
         raise ValueError(f"execution must be one of {', '.join(MAC_EXECUTIONS)}, got {execution!r}")
+    return _total_macs(_leaf_calls(model, input_shape), execution, batch_size)
 
-    return _whole(
-        sum(
-            _module_macs(module, output, execution, batch_size)
-            for _, module, _, output in _leaf_calls(model, input_shape)
-        )
-    )
+
+def count_macs_by_phase(
+    model: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int
+) -> dict[str, dict[str, float]]:
+    """`count_macs` of training and of inference in every execution, from one forward pass.
+
+    Args:
+        model: see `count_macs`.
+        input_shape: (C, H, W).
+        batch_size: images in a training batch.
+
+    Returns:
+        {"train": {"generate", "factored"}, "inference": {"fused", "factored"}}.
+    """
+    calls = _leaf_calls(model, input_shape)
+    return {
+        "train": {e: _total_macs(calls, e, batch_size) for e in ("generate", "factored")},
+        "inference": {e: _total_macs(calls, e, 1) for e in ("fused", "factored")},
+    }
 
 
 def layer_table(
@@ -144,6 +158,10 @@ def _evaluating(model: nn.Module):
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _total_macs(calls: list[Call], execution: str, batch_size: int) -> float:
+    return _whole(sum(_module_macs(m, output, execution, batch_size) for _, m, _, output in calls))
 
 
 def _whole(value: float) -> float:

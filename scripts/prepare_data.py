@@ -55,7 +55,13 @@ def pack_and_describe(name: str, root: Path, *, download: bool) -> str:
         pack(name, root, download=download)
     spec = dataset_config(name)
     dataset = read_packed(spec, root)
-    verdict = "as published" if dataset.digest == spec.digest else f"published: {spec.digest}"
+    verdict = (
+        "as published"
+        if dataset.digest == spec.digest
+        else f"expected {spec.digest}"
+        if spec.digest
+        else "no digest is pinned"
+    )
     return (
         f"{packed_path(name, root)}: {len(dataset.train)} training and {len(dataset.test)} test "
         f"images, {len(dataset.classes)} classes, sha256 {dataset.digest} ({verdict})"

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -44,8 +44,7 @@ def real_dataset() -> Callable[[str], Dataset]:
     return load
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """How a command ended and what it printed."""
 
     code: int

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from linearconv.complexity import count_macs, count_parameters, paper_flops
+from linearconv.complexity import count_macs_by_phase, count_parameters, paper_flops
 from linearconv.engine.files import atomic_write
 from linearconv.engine.loop import Training
 from linearconv.errors import UserError
@@ -57,6 +57,7 @@ def build_record(
         are for one image, training MACs for its forward pass; seconds include evaluation.
     """
     model = training.model
+    macs = count_macs_by_phase(model, input_shape, batch_size=batch_size)
     return {
         "schema": SCHEMA,
         "run_id": run_id,
@@ -64,14 +65,8 @@ def build_record(
         **_accuracies(training),
         "curve": training.curve,
         "params": count_parameters(model),
-        "macs_train": {
-            execution: count_macs(model, input_shape, execution=execution, batch_size=batch_size)
-            for execution in ("generate", "factored")
-        },
-        "macs_inference": {
-            execution: count_macs(model, input_shape, execution=execution)
-            for execution in ("fused", "factored")
-        },
+        "macs_train": macs["train"],
+        "macs_inference": macs["inference"],
         "flops_paper_convention": paper_flops(model, input_shape),
         "final_weights_sha256": weights_sha256(model),
         "provenance": training.starts,

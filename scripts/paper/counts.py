@@ -10,7 +10,7 @@ from torch import nn
 
 from configs import TrainConfig, compose, identify
 from linearconv import fuse
-from linearconv.complexity import count_macs, count_parameters, paper_flops
+from linearconv.complexity import count_macs_by_phase, count_parameters, paper_flops
 from models import Variant, build_model
 from scripts.paper.quirks import ROW_QUIRKS, quirky_flops
 
@@ -48,23 +48,13 @@ def counts(model: str, variant: str, alpha: float | None = None) -> Counts:
     config = _config(model, variant, alpha)
     net, quirks = network(config, INPUT[0], 10), ROW_QUIRKS.get((model, variant), ())
     flops = paper_flops(net, INPUT)
-    macs = {
-        (phase, execution): count_macs(
-            net, INPUT, execution=execution, batch_size=config.recipe.batch_size
-        )
-        for phase, execution in (
-            ("train", "generate"),
-            ("train", "factored"),
-            ("inference", "fused"),
-            ("inference", "factored"),
-        )
-    }
+    macs = count_macs_by_phase(net, INPUT, batch_size=config.recipe.batch_size)
     return Counts(
         params=count_parameters(net),
         flops=quirky_flops(net, INPUT, quirks) if quirks else flops,
         flops_without_quirks=flops,
         quirks=quirks,
-        macs=macs,
+        macs={(phase, how): count for phase in macs for how, count in macs[phase].items()},
     )
 
 

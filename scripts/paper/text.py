@@ -134,7 +134,7 @@ def _count_entry(
         *texts,
         "=" if same else f"{count.difference:+}",
         "same" if same else "different",
-        detail=f"{count.exact:,} exactly, counted from the network of this code.{count.remark}",
+        detail=f"{count.exact:,} exactly, counted from this repository's network.{count.remark}",
     )
 
 
@@ -161,12 +161,12 @@ def extra_grid(table: Table) -> Grid:
         "Model",
         "Seeds",
         "Training MACs (M), generated / factored",
-        "Inference MACs (M), folded / factored",
+        "Inference MACs (M), fused / factored",
     ]
     for stem, precision in table.settings:
         header += [
             f"Step (ms), usual / fast: {stem}, {precision}",
-            f"Folded latency (ms), batch 1 / 256: {stem}, {precision}",
+            f"Fused latency (ms), batch 1 / 256: {stem}, {precision}",
         ]
     body = []
     for row in table.rows:

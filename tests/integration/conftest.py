@@ -1,9 +1,13 @@
-"""What the tests of scripts/reproduce.py share: small runs in a table's place."""
+"""What the tests of the scripts share: calling them, and small runs in a table's place."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -35,6 +39,24 @@ def small_run(
     overrides = (*cell.overrides("paper", 0), *size, f"recipe.epochs={epochs}")
     identity = identify(compose(overrides), baseline=baseline and baseline.run_id)
     return Run(cell, 0, overrides, identity, run_id(identity), baseline)
+
+
+@pytest.fixture(scope="session")
+def script() -> Iterator[Callable[..., Outcome]]:
+    """Runs a script's main in this process, which spares the imports and counts each time."""
+
+    def run(name: str, *arguments: object) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+            try:
+                code = importlib.import_module(f"scripts.{name}").main()
+            except SystemExit as stop:  # argparse
+                code = stop.code
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield run
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py and certify.py, called as a user calls them, on little data."""
+"""The benchmarks and certify.py, on little data."""
 
 import csv
 import json
@@ -11,6 +11,9 @@ import torch
 from scripts.bench.rows import write
 from tests.conftest import REPOSITORY
 
+# In one worker, which measures once.
+pytestmark = pytest.mark.xdist_group("benchmark")
+
 TINY = ("--model", "base", "--images", "128", "--rounds", "1")
 
 
@@ -20,10 +23,10 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict]:
-    done = run("benchmark.py", *TINY, "--variants", "Conv,LRr", "--format", "json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def rows(script) -> list[dict]:
+    done = script("benchmark", *TINY, "--variants", "Conv,LRr", "--format", "json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 def test_every_case_is_measured(rows):
@@ -50,19 +53,19 @@ def test_a_step_stays_below_the_bar_of_device_operations(rows):
     assert 60 < counts["Conv"] < counts["LRr"] < 130
 
 
-def test_layers_are_timed_in_both_executions():
-    done = run("benchmark_layers.py", "--model", "base", "--rounds", "1", "--batch-size", "4")
-    assert done.returncode == 0, done.stderr
-    title, header, *layers, last = done.stdout.splitlines()
+def test_layers_are_timed_in_both_executions(script):
+    done = script("benchmark_layers", "--model", "base", "--rounds", "1", "--batch-size", "4")
+    assert done.code == 0, done.err
+    title, header, *layers, last = done.out.splitlines()
     assert title.startswith("base-LRr on ") and header.split()[0] == "layer"
     chosen = {line.split()[0]: line.split()[6] for line in layers}
     assert chosen == {"conv1": "generate"} | dict.fromkeys(("conv2", "conv3", "conv4"), "factored")
     assert "of 4 choices are slower" in last
-    done = run("benchmark_layers.py", "--model", "base", "--rounds", "0")
-    assert done.returncode == 2 and "--rounds" in done.stderr
+    done = script("benchmark_layers", "--model", "base", "--rounds", "0")
+    assert done.code == 2 and "--rounds" in done.err
 
 
-def test_slots_are_measured_together():
+def test_slots_are_measured_together(script):
     done = run("benchmark_slots.py", *TINY, "--slots", "1,2")
     assert done.returncode == 0, done.stderr
     title, one, two = done.stdout.splitlines()
@@ -70,19 +73,19 @@ def test_slots_are_measured_together():
     assert one.startswith("1 at once") and one.endswith("x1.00")
     assert two.startswith("2 at once") and float(two.partition(", x")[2]) > 0
     for arguments, words in ((["--slots", "0"], "--slots must be"), (["--model", "x"], "base")):
-        done = run("benchmark_slots.py", *arguments)
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+        done = script("benchmark_slots", *arguments)
+        assert done.code == 2 and words in done.err
 
 
-def test_mistakes_are_one_message():
+def test_mistakes_are_one_message(script):
     for arguments, words in (
         (("--modes", "slow"), "--modes must be from usual, fast"),
         (("--rounds", "0"), "--rounds must be at least 1"),
         (("--execution", "generate", "--write"), "--write requires --execution auto"),
         (("--model", "lenet"), "lenet"),
     ):
-        done = run("benchmark.py", *arguments)
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+        done = script("benchmark", *arguments)
+        assert done.code == 2 and words in done.err and "Traceback" not in done.err
 
 
 def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path):

@@ -1,10 +1,7 @@
 """Tables, figures and the report, made from records as finished runs leave them."""
 
-import contextlib
 import csv
 import html.parser
-import importlib
-import io
 import re
 import subprocess
 import sys
@@ -16,6 +13,9 @@ from scripts.paper.printed import paper_rows
 from scripts.paper.results import read_records
 from tests.conftest import REPOSITORY
 from tests.records import add_artifacts, add_runs, save_record
+
+# In one worker, which counts the networks of the tables once.
+pytestmark = pytest.mark.xdist_group("counts")
 
 CIFAR = "cifar10"
 PNG, PDF = b"\x89PNG", b"%PDF"
@@ -46,21 +46,6 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     folder.joinpath("unused.txt").write_text(add_everything(folder))
     return folder
-
-
-@pytest.fixture(scope="module")
-def script():
-    """Runs a script's main in this process, which spares the imports and counts each time."""
-
-    def run(name, *arguments):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-            code = importlib.import_module(f"scripts.{name}").main()
-        return code, out.getvalue(), err.getvalue()
-
-    with pytest.MonkeyPatch.context() as patch:
-        yield run
 
 
 def call(name, *arguments):
@@ -181,18 +166,18 @@ def test_no_time_and_no_machine_in_the_tables(tables):
 
 def test_tables_are_the_same_bytes_again(tables, tmp_path, script):
     add_everything(tmp_path)
-    assert script("make_tables", "--results-dir", tmp_path)[0] == 0
+    assert script("make_tables", "--results-dir", tmp_path).code == 0
     assert read(tmp_path / "tables") == tables[1]
 
 
 def test_last_epochs_and_other_recipes(tmp_path, script):
     add_everything(tmp_path)
-    assert script("make_tables", "--results-dir", tmp_path, "--metric", "last")[0] == 0
+    assert script("make_tables", "--results-dir", tmp_path, "--metric", "last").code == 0
     text = (tmp_path / "tables/table3.md").read_text()
     assert "the last epoch's test accuracy" in text
     assert r"| Base | 87.2 \| 86.50 ± 0.71 (n=2) \| -0.70 |" in text
     before = read(tmp_path / "tables")
-    assert script("make_tables", "--results-dir", tmp_path, "--recipe", "short")[0] == 0
+    assert script("make_tables", "--results-dir", tmp_path, "--recipe", "short").code == 0
     assert {k: v for k, v in read(tmp_path / "tables").items() if "short" not in k} == before
     text = (tmp_path / "tables/short/table4.md").read_text()
     assert "recipe short" in text
@@ -204,14 +189,15 @@ def test_last_epochs_and_other_recipes(tmp_path, script):
 def test_a_damaged_record_stops_with_one_message(tmp_path, script, name):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "broken.json").write_text("{")
-    code, _, err = script(name, "--results-dir", tmp_path)
-    assert code == 2 and "broken.json" in err and len(err.splitlines()) == 1
+    done = script(name, "--results-dir", tmp_path)
+    assert done.code == 2 and "broken.json" in done.err and len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
 def test_a_wrong_folder_stops_with_one_message(tmp_path, script, name):
-    code, _, err = script(name, "--results-dir", tmp_path / "typo")
-    assert code == 2 and "typo/runs not found" in err and len(err.splitlines()) == 1
+    done = script(name, "--results-dir", tmp_path / "typo")
+    assert done.code == 2 and "typo/runs not found" in done.err
+    assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "typo").exists()
 
 
@@ -254,7 +240,7 @@ def test_figures_and_their_data(figures, results, tmp_path, script):
 
     again = tmp_path / "again"
     add_everything(again)
-    assert script("make_figures", "--results-dir", again)[0] == 0
+    assert script("make_figures", "--results-dir", again).code == 0
     kinds = ("csv", "pdf", "png")
     assert read(folder, kinds) == read(again / "figures", kinds)
 

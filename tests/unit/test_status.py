@@ -57,7 +57,7 @@ def test_missing_interrupted_failed_and_done(scene):
     [
         ({"schema": SCHEMA, "science": {"another": "run"}}, "record of another run"),
         ({"schema": SCHEMA}, "record of another run"),
-        ({"schema": -1}, "no record of layout"),
+        ({"schema": -1}, "not a record of layout"),
     ],
 )
 def test_a_record_that_is_not_the_runs_does_not_count(scene, content, word):
