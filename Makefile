@@ -45,7 +45,7 @@ test-all: setup  ## run the long tests: kills, fuzzing at full count (under 45 m
 	@$(RUN) -m pytest -q -m long
 
 .PHONY: test-oldest
-test-oldest:  ## run the unit tests on the oldest supported torch, in an environment of its own
+test-oldest:  ## run the unit tests on the oldest supported torch, in a separate environment
 	@test -f $(OLDEST)/.installed || { \
 		$(call install,$(OLDEST),$(PROJECT) $(OLDEST_TORCH)) && \
 		touch $(OLDEST)/.installed; }
@@ -72,5 +72,5 @@ report: tables  ## one page with all results: results/report.html
 	@$(RUN) scripts/make_report.py
 
 .PHONY: clean
-clean:  ## remove the environments and what the demo made; results and checkpoints stay
+clean:  ## remove the environments and the output of the demo; keep results and checkpoints
 	rm -rf $(VENV) $(OLDEST) demo

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from configs import EvalConfig, dataset_config
 from configs.cli import run_main
+from configs.identity import Identity
 from data import Augmentation, Normalisation, ResidentBatches, load_dataset
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
@@ -63,9 +63,7 @@ def checkpoint_path(config: EvalConfig) -> Path:
     return epochs[-1]
 
 
-def test_batches(
-    identity: dict[str, Any], config: EvalConfig, device: torch.device
-) -> ResidentBatches:
+def test_batches(identity: Identity, config: EvalConfig, device: torch.device) -> ResidentBatches:
     """The test images that the run was evaluated on."""
     recipe, dataset = identity["recipe"], identity["dataset"]
     spec = replace(

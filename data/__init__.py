@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.batches import SIZE, Batches
-from data.file import DatasetFile
+from data.dataset_file import DatasetFile
 from data.packed import Dataset
 from data.reference import ReferenceBatches
 from data.resident import ResidentBatches

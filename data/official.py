@@ -35,7 +35,8 @@ def pack(name: str, root: Path, *, download: bool = True) -> Path:
     raw, path = root / "raw" / name, packed_path(name, root)
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with FileLock(raw / ".lock"):  # only one of several processes downloads
+        # Only one of several processes downloads.
+        with FileLock(raw / ".lock", fallback_to_soft=False):
             if not path.exists():
                 write_packed(path, READERS[name](raw, download))
                 log.info("packed %s into %s", name, path)

@@ -51,7 +51,7 @@ class CounterDropout(nn.Module):
         key: Python integer, different for every layer and seed.
 
     Raises:
-        ValueError: p lies outside [0, 1).
+        ValueError: p is outside [0, 1).
     """
 
     def __init__(self, p: float, *, per_sample: bool = False) -> None:

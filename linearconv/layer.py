@@ -26,7 +26,7 @@ def split_filters(filters: int, alpha: float) -> tuple[int, int]:
     """Numbers (P, S) of primary and secondary filters: P = alpha * filters (paper, section 3.2).
 
     Raises:
-        ValueError: alpha lies outside (0, 1) or alpha * filters is not a whole number.
+        ValueError: alpha is outside (0, 1) or alpha * filters is not a whole number.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")

@@ -24,7 +24,8 @@ from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import precision_flags
 from linearconv.errors import UserError
 from scripts.bench.cases import CASES, random_images
-from scripts.bench.rows import add_common, write
+from scripts.bench.options import add_options
+from scripts.bench.rows import write
 from scripts.bench.timing import device_limit
 
 
@@ -39,7 +40,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
     parser.add_argument("--execution", default="auto", help="of LinearConv layers, mode fast only")
     parser.add_argument("--format", choices=("text", "json"), default="text")
-    add_common(parser)
+    add_options(parser)
     args = parser.parse_args()
     try:
         rows = measure(args)

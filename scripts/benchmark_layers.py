@@ -24,11 +24,12 @@ from configs.cli import MISTAKE
 from data import SIZE
 from linearconv import LinearConv2d
 from linearconv.engine.device import device_name, resolve_device
-from linearconv.engine.fast.memory import keep_freed_memory
+from linearconv.engine.fast.memory import keep_freed_memory, unsafe_channels_last
 from linearconv.engine.fast.small_images import small_image_products
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.errors import UserError
-from scripts.bench.rows import RESULTS, add_common, write
+from scripts.bench.options import add_options
+from scripts.bench.rows import BENCHMARKS, write
 from scripts.bench.timing import synchronise
 from train import initial_model
 
@@ -47,7 +48,7 @@ def main() -> int:
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--variant", default="LRr", choices=("L", "Lr", "LRr"))
     parser.add_argument("--batch-size", type=int, default=64)
-    add_common(parser, "layers/")
+    add_options(parser, "layers/")
     args = parser.parse_args()
     try:
         rows = measure(args)
@@ -56,7 +57,7 @@ def main() -> int:
         return MISTAKE
     print(text(rows))
     if args.write:
-        path = write(rows, RESULTS / "layers", ("model", "variant", "precision", "layer"))
+        path = write(rows, BENCHMARKS / "layers", ("model", "variant", "precision", "layer"))
         print(f"wrote {path}", file=sys.stderr)
     return 0
 
@@ -72,6 +73,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     config = compose([f"model={args.model}", f"variant={args.variant}"])
     device = resolve_device(args.device)
     model = initial_model(config, identify(config), None).to(device)
+    if device.type == "cpu" and (unsafe := unsafe_channels_last(model)):
+        raise UserError(f"these layers cannot be trained in channels_last: {', '.join(unsafe)}")
     model = model.to(memory_format=torch.channels_last)
     keep_freed_memory()
     images = torch.zeros(2, config.dataset.channels, SIZE, SIZE, device=device)

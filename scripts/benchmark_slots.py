@@ -27,7 +27,8 @@ from linearconv.engine.device import device_name, resolve_device
 from linearconv.engine.precision import precision_flags
 from linearconv.errors import UserError
 from scripts.bench.cases import FastCase, random_images
-from scripts.bench.rows import RESULTS, add_common, write
+from scripts.bench.options import add_options
+from scripts.bench.rows import BENCHMARKS, write
 from scripts.bench.timing import synchronise
 
 
@@ -40,7 +41,7 @@ def main() -> int:
     parser.add_argument("--variant", default="Conv")
     parser.add_argument("--slots", default="1,2", help="numbers of processes; 1 first")
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
-    add_common(parser, "slots/")
+    add_options(parser, "slots/")
     args = parser.parse_args()
     try:
         rows = measure(args)
@@ -54,7 +55,7 @@ def main() -> int:
             f"{row['images_per_s']:.0f} images/s in total, x{row['ratio_to_first']:.2f}"
         )
     if args.write:
-        path = write(rows, RESULTS / "slots", ("model", "variant", "precision", "slots"))
+        path = write(rows, BENCHMARKS / "slots", ("model", "variant", "precision", "slots"))
         print(f"wrote {path}", file=sys.stderr)
     return 0
 

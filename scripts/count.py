@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from configs import compose
+from configs.cli import MISTAKE
 from configs.schema import TrainConfig
 from linearconv import LinearConv2d
 from linearconv.complexity import count_macs_by_phase, count_parameters, layer_table, paper_flops
@@ -45,7 +46,7 @@ def main() -> int:
             print(json.dumps(rows, indent=1) if args.format == "json" else rows_text(rows))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return MISTAKE
     return 0
 
 

@@ -13,11 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.figures import Figure, all_figures
 from scripts.paper.formats import lines_csv
-from scripts.paper.results import METRICS, RESULTS, Results, recipes
+from scripts.paper.options import add_options, recipe_folder
+from scripts.paper.results import Results
 
 
 def main() -> int:
@@ -25,18 +27,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", choices=recipes(), default="paper")
-    parser.add_argument("--metric", choices=list(METRICS), default="best")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    add_options(parser, recipe=True)
     args = parser.parse_args()
-    folder = args.results_dir / "figures" / ("" if args.recipe == "paper" else args.recipe)
+    folder = recipe_folder(args, "figures")
     try:
         for figure in all_figures(Results(args.results_dir, args.recipe), args.metric):
             write(figure, folder)
             print(outcome(figure))
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return MISTAKE
     print(f"figures in {folder}, their data in {folder / 'data'}")
     return 0
 

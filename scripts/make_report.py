@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
+from scripts.paper.options import add_options
 from scripts.paper.page import read_sections, render
-from scripts.paper.results import METRICS, RESULTS, read_records
+from scripts.paper.results import read_records
 from scripts.paper.speeds import read_benchmarks
 
 
@@ -24,8 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--metric", choices=list(METRICS), default="best")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    add_options(parser, recipe=False)
     args = parser.parse_args()
     path = args.results_dir / "report.html"
     try:
@@ -37,7 +37,7 @@ def main() -> int:
             file.write(page.encode())
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return MISTAKE
     print(f"{path}: {len(records)} runs, {len(page.encode()) / 1e6:.1f} MB")
     return 0
 

@@ -17,10 +17,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.formats import csv_text, latex, markdown
-from scripts.paper.results import METRICS, RESULTS, Results, read_records, recipes, runs_frame
+from scripts.paper.options import add_options, recipe_folder
+from scripts.paper.results import Results, read_records, runs_frame
 from scripts.paper.speeds import read_benchmarks
 from scripts.paper.tables import tables
 
@@ -33,30 +35,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", choices=recipes(), default="paper")
-    parser.add_argument("--metric", choices=list(METRICS), default="best")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    add_options(parser, recipe=True)
     parser.add_argument("--frame", type=Path, metavar="FILE.csv", help="write all records instead")
     args = parser.parse_args()
     try:
-        if args.frame is not None:
-            frame = runs_frame(read_records(args.results_dir))
-            frame.to_csv(args.frame, index=False, lineterminator="\n")
-            print(f"{args.frame}: {len(frame)} runs")
+        if args.frame is None:
+            write_tables(args)
         else:
-            write_tables(args.results_dir, args.recipe, args.metric)
+            frame = runs_frame(read_records(args.results_dir))
+            with atomic_write(args.frame) as file:
+                file.write(frame.to_csv(index=False, lineterminator="\n").encode())
+            print(f"{args.frame}: {len(frame)} runs")
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return MISTAKE
     return 0
 
 
-def write_tables(results_dir: Path, recipe: str, metric: str) -> None:
-    """Write the tables of one recipe; print which records are unused and what is not measured."""
-    results = Results(results_dir, recipe)
-    benchmarks = read_benchmarks(results_dir)
-    folder = results_dir / "tables" / ("" if recipe == "paper" else recipe)
-    for table in tables(results, metric, benchmarks):
+def write_tables(args: argparse.Namespace) -> None:
+    """Write the tables of one recipe; report unused records and missing measurements."""
+    results = Results(args.results_dir, args.recipe)
+    benchmarks = read_benchmarks(args.results_dir)
+    folder = recipe_folder(args, "tables")
+    for table in tables(results, args.metric, benchmarks):
         for kind, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
             with atomic_write(folder / f"table{table.number}.{kind}") as file:
                 file.write(text(table).encode())

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from configs import dataset_config
+from configs.cli import MISTAKE
 from data.official import READERS, pack
 from data.packed import packed_path, read_packed
 from linearconv.errors import UserError
@@ -45,7 +46,7 @@ def main() -> int:
             print(pack_and_describe(name, Path(args.root), download=not args.offline))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return MISTAKE
     return 0
 
 

@@ -155,10 +155,10 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     else:
         limit = 60 * args.max_minutes
         overtime = min(30.0, limit / 20)  # for an epoch slightly longer than the others
-        places = slots(config, args.slots)
+        free_slots = slots(config, args.slots)
         deadline = STARTED + limit - overtime
         results = train(
-            planned, missing, results, places, cwd=ROOT, deadline=deadline, overtime=overtime
+            planned, missing, results, free_slots, cwd=ROOT, deadline=deadline, overtime=overtime
         )
     print(summary(planned, results))
     return exit_code(results)

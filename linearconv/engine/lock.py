@@ -44,7 +44,7 @@ def lock(path: Path) -> Iterator[None]:
         RunLocked: another live process holds the lock.
         UserError: the file system has no locks, or the folder cannot be written to.
     """
-    file = FileLock(path, blocking=False)
+    file = _file_lock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file.acquire()
@@ -82,10 +82,10 @@ def live_owner(path: Path) -> str | None:
         return None
     if owner.get("kernel") != _kernel():
         return describe_owner(path) if _alive_elsewhere(path) else None
-    if not _process_exists(owner):
+    if not (path.exists() and _process_exists(owner)):
         return None
     try:
-        with FileLock(path, blocking=False):
+        with _file_lock(path):
             return None
     except (Timeout, PermissionError):
         return describe_owner(path)
@@ -108,6 +108,11 @@ def describe_owner(path: Path) -> str:
     return f"process {owner['pid']} on {owner['host']}" if owner else "another process"
 
 
+def _file_lock(path: Path) -> FileLock:
+    # Not filelock's fallback, a marker file that would outlive a killed process.
+    return FileLock(path, blocking=False, fallback_to_soft=False)
+
+
 def _owner_file(path: Path) -> Path:
     # A separate file: older versions of filelock truncate the lock file when opening it.
     return path.with_name(f"{path.name}-owner.json")
@@ -116,7 +121,12 @@ def _owner_file(path: Path) -> Path:
 def _alive_elsewhere(path: Path) -> bool:
     """Whether the owner is alive on another kernel, whose locks may not be visible here."""
     owner = read_owner(path)
-    return bool(owner) and owner.get("kernel") != _kernel() and abs(_age(path)) < STALE_S
+    return (
+        bool(owner)
+        and owner.get("kernel") != _kernel()
+        and owner["host"] != socket.gethostname()  # else this host has been rebooted since
+        and abs(_age(path)) < STALE_S
+    )
 
 
 def _process_exists(owner: dict[str, Any]) -> bool:

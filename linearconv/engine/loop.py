@@ -74,9 +74,8 @@ class Training:
     def __init__(
         self, model: nn.Module, settings: TrainSettings, speed: Speed | None = None
     ) -> None:
-        self.settings, self.speed = settings, speed or Speed()
+        self.model, self.settings, self.speed = model, settings, speed or Speed()
         self.accelerated = AcceleratedModel(model, self.speed)
-        self.model = model = self.accelerated.model
         self.optimizer = adam(model, settings.lr, fused=self.speed.fused_adam)
         self.step = TrainStep(model, self.optimizer, settings.regularizer, settings.precision)
         self.curve: list[Entry] = []

@@ -64,6 +64,7 @@ class Case(ABC):
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        keep_freed_memory(self.keeps_memory)  # the case built before may have left it otherwise
         began = time.perf_counter()
         self.model = self.build()
         self.first_step()

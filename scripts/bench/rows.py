@@ -1,8 +1,7 @@
-"""Arguments common to all benchmarks, and the CSV files of their rows."""
+"""The files in results/benchmarks/ that rows of a benchmark are saved in."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,30 +11,16 @@ import pandas as pd
 import torch
 
 from linearconv.engine.files import atomic_write
-from linearconv.engine.precision import PRECISIONS
 
-RESULTS = Path(__file__).resolve().parents[2] / "results" / "benchmarks"
-
-
-def add_common(parser: argparse.ArgumentParser, folder: str = "") -> None:
-    """Add the arguments common to all benchmarks.
-
-    Args:
-        parser: the benchmark's parser.
-        folder: where `--write` saves, relative to results/benchmarks/.
-    """
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
-    parser.add_argument("--device", default="auto")
-    where = f"save under results/benchmarks/{folder}"
-    parser.add_argument("--write", action="store_true", help=where)
-
+BENCHMARKS = Path(__file__).resolve().parents[2] / "results" / "benchmarks"
 
 KEYS = ("model", "variant", "mode", "precision")
 """The columns that identify a row in a file."""
 
 
-def write(rows: list[dict[str, Any]], folder: Path = RESULTS, keys: Sequence[str] = KEYS) -> Path:
+def write(
+    rows: list[dict[str, Any]], folder: Path = BENCHMARKS, keys: Sequence[str] = KEYS
+) -> Path:
     """Save rows to the device's file in a folder, replacing older rows with the same keys."""
     words = re.sub(r"[^a-z0-9]+", "-", rows[0]["device"].lower()).strip("-")
     path = folder / f"{words}-torch{torch.__version__.partition('+')[0]}.csv"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from configs.compose import CONFIG_DIR
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
-from configs.identity import identity_hash, recipe_name, variant_name
+from configs.identity import Identity, identity_hash, recipe_name, variant_name
 from linearconv.engine.record import read_record
 from linearconv.errors import UserError
 
@@ -88,7 +88,13 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
         precision, seed`), accuracies in percent, counts for one image, `seconds` (including
         evaluation), and of the process that finished it `device, threads, torch, commit, started`.
     """
-    return pd.DataFrame([_frame_row(record) for record in records])
+    rows = []
+    for record in records:
+        try:
+            rows.append(_frame_row(record))
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(f"the record {record['run_id']} lacks {error}") from None
+    return pd.DataFrame(rows).astype({"rank": "Int64"} if rows else {})
 
 
 def _frame_row(record: Record) -> dict[str, Any]:
@@ -201,7 +207,7 @@ def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:
     return filled
 
 
-def _claimed_cell(identity: dict[str, Any]) -> Cell | None:
+def _claimed_cell(identity: Identity) -> Cell | None:
     """The cell that an identity claims to fill; None if its layout is unknown."""
     try:
         variant = identity["variant"]

@@ -56,17 +56,24 @@ def read_benchmarks(folder: Path) -> Benchmarks:
     found = Benchmarks()
     columns = list(dict.fromkeys(column for _, column in MEASURES.values()))
     for path in sorted((folder / "benchmarks").glob("*.csv")):
-        frame = pd.read_csv(path, dtype=str)
+        frame = _read(path)
         if missing := [key for key in KEYS if key not in frame]:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}")
         if absent := [column for column in columns if column not in frame]:
             found.notes.append(f"{path.name} has no column {', '.join(absent)}.")
-        frame = frame.reindex(columns=[*KEYS, *columns])
-        try:
-            frame[columns] = frame[columns].astype(float)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from None
-        found.add(path.stem, frame)
+        frame = frame.reindex(columns=[*KEYS, *columns], fill_value="")
+        numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
+        if (wrong := numbers.isna() & (frame[columns] != "")).any(axis=None):
+            line = wrong.any(axis=1).idxmax() + 2  # after the header
+            raise UserError(f"{path}, line {line}: not a number among {', '.join(columns)}")
+        found.add(path.stem, frame.assign(**numbers))
     if not found.times:
         found.notes.append("Step time and latency are not measured yet (results/benchmarks).")
     return found
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # empty, or not a table
+        raise UserError(f"{path} is not a readable CSV file ({error})") from None

@@ -242,7 +242,7 @@ def extra_notes(table: Table) -> list[str]:
         f"{setting[0]}: {table.benchmarks.devices[setting]}." for setting in table.settings
     )
     macs = (
-        "MACs are exact multiply-adds of one image's forward pass; in training the building of "
-        "the weights is shared by the batch."
+        "MACs are exact multiply-adds of one image's forward pass; weights are generated once "
+        "per batch in training, and for each image at inference."
     )
     return [macs, *devices, *table.benchmarks.notes]

@@ -7,7 +7,7 @@ import importlib
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -42,12 +42,16 @@ def small_run(
 
 
 @pytest.fixture(scope="session")
-def script() -> Iterator[Callable[..., Outcome]]:
+def script() -> Callable[..., Outcome]:
     """Runs a script's main in this process, which spares the imports and counts each time."""
 
     def run(name: str, *arguments: object) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patch,
+        ):
             patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
             try:
                 code = importlib.import_module(f"scripts.{name}").main()
@@ -55,8 +59,7 @@ def script() -> Iterator[Callable[..., Outcome]]:
                 code = stop.code
         return Outcome(code, out.getvalue(), err.getvalue())
 
-    with pytest.MonkeyPatch.context() as patch:
-        yield run
+    return run
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ TINY = ("--model", "base", "--images", "128", "--rounds", "1")
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")

@@ -273,7 +273,7 @@ def test_a_full_disk_fails_runs_and_the_next_call_goes_on(tmp_path, folders, com
     """Python reports a file beyond the limit as it does a full disk, as an OSError."""
     run = small_run()
     process = start([run], tmp_path, *folders, largest_file=1 << 20)
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=240)
     assert process.returncode == 1 and "1 failed" in out, out
     assert "File too large" in (tmp_path / "logs" / run.run_id / "train.log").read_text()
     assert command([run]).code == 0

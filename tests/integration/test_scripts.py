@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("counts")
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "scripts" / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +134,23 @@ def test_data_packs_and_describes(tmp_path, script):
         assert done.returncode == 0 and "(as published)" in done.stdout, done.stderr
     done = script("prepare_data", "svhn", "--offline", "--root", tmp_path)
     assert done.code == 2 and "svhn.npz is missing" in done.err
+
+
+def test_every_script_starts_from_any_folder(tmp_path):
+    scripts = sorted((REPOSITORY / "scripts").glob("[a-z]*.py"))
+    assert len(scripts) >= 10
+    for batch in (scripts[::2], scripts[1::2]):  # at once, since they mostly import
+        started = {
+            path.name: subprocess.Popen(
+                [sys.executable, str(path), "--help"],
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for path in batch
+            if path.name != "certify.py"  # takes no options
+        }
+        for name, process in started.items():
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0 and f"usage: {name}" in output, output

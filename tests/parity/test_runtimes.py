@@ -39,7 +39,9 @@ VARIANTS = {
     "LRr": Variant(linear=True, regularized=True, rank=2),
 }
 CASES = [("base", variant) for variant in VARIANTS] + [
-    (name, variant) for name in ("vgg11", "allconv", "grouped") for variant in ("Conv", "Lr", "LRr")
+    (name, variant)
+    for name in ("vgg11", "allconv", "grouped", "guarded")
+    for variant in ("Conv", "Lr", "LRr")
 ]
 EPOCHS = 4
 CPU = torch.device("cpu")
@@ -81,11 +83,24 @@ def grouped(conv) -> nn.Module:
     return nn.Sequential(*modules, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
 
 
+def guarded(conv) -> nn.Module:
+    """A strided 1x1 convolution of one channel, which a CPU must not train in channels_last."""
+    return nn.Sequential(
+        conv(1, 8, 1, stride=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        conv(8, 8, 3, padding=1, groups=2),
+        nn.AvgPool2d(16),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+
+
 def network(name: str, variant: str, dtype: torch.dtype) -> nn.Module:
     conv = VARIANTS[variant].conv
     with seeded("init", 0):
-        if name == "grouped":
-            model = grouped(conv)
+        if name in ("grouped", "guarded"):
+            model = {"grouped": grouped, "guarded": guarded}[name](conv)
         else:
             build, used = architecture(name).build, WIDTHS[name]
             if variant == "e":
@@ -186,7 +201,7 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits):
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_captured_steps_are_the_eager_ones(name, variant, digits):
-    """Captured as a CUDA graph would, here by a tape: see linearconv/engine/tape.py."""
+    """Captured as a CUDA graph would, here by a tape: see linearconv/engine/fast/tape.py."""
     eager = training(name, variant, FAST, "factored")
     expected = trajectory(eager, EagerSteps(eager.step, batches(ResidentBatches, digits)))
     captured = training(name, variant, FAST, "factored")
@@ -214,7 +229,8 @@ def test_the_first_step_agrees_in_single_precision(name, variant, digits):
     (loss, gradient), (fast_loss, fast_gradient) = outcomes
     assert fast_loss == pytest.approx(loss, rel=1e-5)
     # Batch norm in channels_last sums thousands of values one by one in each thread.
-    assert (fast_gradient - gradient).norm() < 5e-4 * gradient.norm()
+    tolerance = 5e-4 if name == "grouped" else 1e-4
+    assert (fast_gradient - gradient).norm() < tolerance * gradient.norm()
 
 
 def test_half_precision_generates_and_regularizes_in_single(digits):

@@ -119,7 +119,7 @@ def test_other_data_than_published_is_said(toy, caplog):
 
 def test_the_digest_is_known_before_the_images_are_loaded(toy, monkeypatch):
     digest = read_packed(spec(), toy).digest
-    monkeypatch.setattr("data.file.read_packed", None)
+    monkeypatch.setattr("data.dataset_file.read_packed", None)
     assert DatasetFile(spec(), toy).digest == digest
     assert DatasetFile(spec(digest="0" * 64), toy).digest == digest  # of what is at hand
 
@@ -136,7 +136,7 @@ def test_a_file_packed_without_a_digest_is_read_once(toy, monkeypatch):
         calls.append(arguments)
         return read_packed(*arguments)
 
-    monkeypatch.setattr("data.file.read_packed", read)
+    monkeypatch.setattr("data.dataset_file.read_packed", read)
     file = DatasetFile(spec(), toy)
     assert file.digest == file.load().digest and len(calls) == 1
 
@@ -152,7 +152,7 @@ def test_a_file_that_was_replaced_meanwhile_is_refused(toy):
     file = DatasetFile(spec(), toy)
     assert file.digest
     write_packed(toy / "toy.npz", toy_arrays(1))
-    with pytest.raises(UserError, match="replaced after its digest was read"):
+    with pytest.raises(UserError, match="under its own identity"):
         file.load()
 
 

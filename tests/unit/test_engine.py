@@ -1,8 +1,6 @@
-"""Seeding, steps, the loop, checkpoints, locks and records, on a network of a few weights."""
+"""Seeding, steps, the loop, checkpoints and records, on a network of a few weights."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -459,40 +457,6 @@ def test_a_time_limit_writes_what_was_not_yet_written(tmp_path):
     )
     assert not done and 0 < training.epoch < 4
     assert checkpoints.load_last()["epoch"] == training.epoch
-
-
-FAULTS = """
-import resource, sys, torch
-from linearconv.engine.fast.memory import keep_freed_memory
-
-torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def work():
-    return sum(torch.full((12 * 2**20,), float(i)).sum().item() for i in range(25))
-
-
-work()  # small blocks that fall into a freed large one may still make the heap grow a few times
-before = faults()
-print(work(), faults() - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
-def test_kept_memory_is_not_faulted_in_again():
-    outcomes = {}
-    for mode in ("keep", "return"):
-        command = [sys.executable, "-c", FAULTS, mode]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        outcomes[mode] = tuple(map(float, done.stdout.split()))
-    assert outcomes["keep"][0] == outcomes["return"][0]
-    assert outcomes["keep"][1] < 0.25 * outcomes["return"][1]
 
 
 def test_a_full_disk_is_named_when_a_checkpoint_is_written(tmp_path, monkeypatch):

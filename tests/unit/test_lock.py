@@ -1,5 +1,6 @@
-"""One process a run, who owns it, and what is left of an owner that died."""
+"""The lock of a run: one process at a time, its owner, and owners that died."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import pytest
 
 from linearconv.engine import lock as lock_module
 from linearconv.engine.lock import STALE_S, RunLocked, live_owner, lock
+from linearconv.errors import UserError
 
 HERE = socket.gethostname()
 
@@ -68,6 +70,23 @@ def test_a_killed_owner_leaves_no_lock(path, other):
     process.join(30)
     assert live_owner(path) is None
     with lock(path):
+        pass
+
+
+def test_a_rebooted_host_does_not_wait_for_itself(path):
+    owned(path, host=HERE, pid=7, kernel="before the reboot")
+    assert live_owner(path) is None
+    with lock(path):
+        pass
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named(path, monkeypatch, reason):
+    def flock(*arguments):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UserError, match="put checkpoint_dir on a file system"), lock(path):
         pass
 
 

@@ -1,4 +1,7 @@
-"""Networks that a CPU cannot train in channels_last: oneDNN issue 6035, tested by shape."""
+"""Memory layouts that a CPU cannot train in (oneDNN issue 6035, by shape), and kept memory."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,6 +10,8 @@ from torch import nn
 from linearconv import LinearConv2d
 from linearconv.engine.fast.memory import row_major_images, unsafe_channels_last
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
+from linearconv.engine.optimizer import adam
+from linearconv.engine.step import TrainStep
 from models import Variant, build_model, model_names
 
 CHANNELS_LAST = Speed(channels_last=True)
@@ -45,6 +50,13 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.stride() == tensor.to(memory_format=torch.channels_last).stride()
 
 
+def test_the_provenance_tells(caplog):
+    model = shortcut(8)
+    step = TrainStep(model, adam(model, 1e-3, fused=False), None, "fp32")
+    _, note = AcceleratedModel(model, CHANNELS_LAST).steps(step, None)
+    assert note == "eager, row-major because of 1"
+
+
 @pytest.mark.parametrize("channels", [8, 16])
 def test_such_a_network_stays_row_major_and_says_so_once(channels, caplog):
     accelerated = AcceleratedModel(shortcut(channels), CHANNELS_LAST)
@@ -79,3 +91,37 @@ def test_images_of_one_channel_become_row_major_too():
     model(images)
     assert seen == [(16, 16, 4, 1), images.stride()]
     assert images.stride() != (16, 16, 4, 1)
+
+
+FAULTS = """
+import resource, sys, torch
+from linearconv.engine.fast.memory import keep_freed_memory
+
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def work():
+    return sum(torch.full((12 * 2**20,), float(i)).sum().item() for i in range(25))
+
+
+work()  # small blocks that fall into a freed large one may still make the heap grow a few times
+before = faults()
+print(work(), faults() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_kept_memory_is_not_faulted_in_again():
+    outcomes = {}
+    for mode in ("keep", "return"):
+        command = [sys.executable, "-c", FAULTS, mode]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        outcomes[mode] = tuple(map(float, done.stdout.split()))
+    assert outcomes["keep"][0] == outcomes["return"][0]
+    assert outcomes["keep"][1] < 0.25 * outcomes["return"][1]

@@ -224,7 +224,10 @@ def test_benchmarks(tmp_path):
     }
     assert found.notes == ["card.csv has no column latency_ms_fused_b256."]
     path.write_text(f"{COLUMNS}\nbase,Lr,Card,usual,fp32,five,\n")
-    with pytest.raises(UserError, match=r"card\.csv: .*five"):
+    with pytest.raises(UserError, match=r"card\.csv, line 2"):
+        read_benchmarks(tmp_path)
+    path.write_text("")
+    with pytest.raises(UserError, match=r"card\.csv is not a readable"):
         read_benchmarks(tmp_path)
     path.write_text("model,variant\n")
     with pytest.raises(UserError, match="device, mode, precision"):

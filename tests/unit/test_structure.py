@@ -1,4 +1,4 @@
-"""The rooms of docs/architecture.md: who may import whom, read off the imports themselves."""
+"""The import directions of docs/architecture.md, checked on the imports themselves."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def test_the_engine_knows_the_ways_to_be_fast_through_one_door():
             assert inside <= {"linearconv.engine.fast.speed"}, f"{module} imports {inside}"
 
 
-def test_hydra_and_registries_are_unknown_to_the_engine():
+def test_the_engine_does_not_know_hydra():
     for module, found in IMPORTS.items():
         if module.startswith("linearconv"):
             assert not {name for name in found if name.partition(".")[0] in ("hydra", "omegaconf")}
 
 
-def test_no_import_machinery_and_no_code_among_the_results():
+def test_no_path_is_edited_and_results_have_no_code():
     for path in FILES:
         assert "sys.path" not in path.read_text(), path
     assert not list((REPOSITORY / "results").rglob("*.py"))

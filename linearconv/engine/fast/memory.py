@@ -60,7 +60,7 @@ def keep_freed_memory(keep: bool = True) -> None:
         options = {mmap_max: 0, trim_threshold: 2**31 - 1}
     else:
         options = {mmap_max: 65536, mmap_threshold: 32 * mib, trim_threshold: 64 * mib}
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # no such C library
         libc = ctypes.CDLL(None)
         for option, value in options.items():
             libc.mallopt(option, value)

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from linearconv.engine.fast.capture import CapturableBatches, CudaGraphs, checked_capture
+from linearconv.engine.fast.capture import CudaGraphs, checked_capture
 from linearconv.engine.fast.folding import FoldedNetwork
 from linearconv.engine.fast.memory import (
     keep_freed_memory,
@@ -20,7 +20,7 @@ from linearconv.engine.fast.memory import (
 )
 from linearconv.engine.fast.pooling import pooling_before_relu
 from linearconv.engine.fast.small_images import small_image_products
-from linearconv.engine.step import EagerSteps, Steps, TrainStep
+from linearconv.engine.step import EagerSteps, Steps, TrainBatches, TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,10 @@ class AcceleratedModel:
     """
 
     def __init__(self, model: nn.Module, speed: Speed) -> None:
-        self._speed = speed
+        self.model, self._speed = model, speed
         self._on_cpu = next(model.parameters()).device.type == "cpu"
+        if speed.keep_memory and self._on_cpu:
+            keep_freed_memory()  # for the whole process, from now on
         self._row_major = unsafe_channels_last(model) if self._on_cpu else []
         if self._row_major and speed.channels_last:
             log.warning(
@@ -74,14 +76,11 @@ class AcceleratedModel:
                 ", ".join(self._row_major),
             )
         elif speed.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self.model = model
+            model.to(memory_format=torch.channels_last)
 
     @contextmanager
     def rewritten(self) -> Iterator[None]:
         """Temporarily compute the model as `speed` specifies."""
-        if self._speed.keep_memory and self._on_cpu:
-            keep_freed_memory()
         with ExitStack() as rewrites:
             if self._row_major:
                 rewrites.enter_context(row_major_images(self.model))
@@ -91,15 +90,19 @@ class AcceleratedModel:
                 rewrites.enter_context(small_image_products(self.model))
             yield
 
-    def steps(self, step: TrainStep, batches: CapturableBatches) -> tuple[Steps, str]:
+    def steps(self, step: TrainStep, batches: TrainBatches) -> tuple[Steps, str]:
         """The steps of the epochs, and a note on them for the provenance.
 
-        Call it inside `rewritten()`, so that the rewritten model is captured.
+        Call it inside `rewritten()`, so that the rewritten model is captured. With `cuda_graphs`,
+        the batches must be `CapturableBatches`.
         """
         self.model.train()  # a captured step stays in the mode in which it was captured
         if self._speed.cuda_graphs and not self._on_cpu:
             return checked_capture(step, batches, CudaGraphs())
-        return EagerSteps(step, batches), "eager"
+        note = "eager"
+        if self._row_major:
+            note += f", row-major because of {', '.join(self._row_major)}"
+        return EagerSteps(step, batches), note
 
     def evaluated(self) -> Callable[[Tensor], Tensor]:
         """The network in evaluation mode with its current weights; valid until they change."""

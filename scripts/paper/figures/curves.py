@@ -66,9 +66,9 @@ def _draw_curves(curves: Curves) -> Canvas:
         style = {"color": COLORS[variant], "lw": 1}
         marked = {"marker": MARKERS[variant], "ms": 3.5}
         marked |= {"markevery": (len(runs[0]) * (1 + 2 * i) // 96, every), "label": variant}
-        _draw_mean(accuracy, runs, "test_acc", **style, **marked)
-        _draw_mean(accuracy, runs, "train_acc", **style, linestyle=":", alpha=0.8)
-        _draw_mean(correlation, runs, "correlation_loss", **style, **marked)
+        _draw_mean(accuracy, runs, "test_acc", shade=True, **style, **marked)
+        _draw_mean(accuracy, runs, "train_acc", shade=False, **style, linestyle=":", alpha=0.8)
+        _draw_mean(correlation, runs, "correlation_loss", shade=True, **style, **marked)
     accuracy.set_ylabel("Accuracy (%)")
     correlation.set_ylabel("Correlation loss")
     for axes in (accuracy, correlation):
@@ -85,15 +85,17 @@ def _draw_curves(curves: Curves) -> Canvas:
     return canvas
 
 
-def _draw_mean(axes: Axes, runs: list[list[dict[str, Any]]], name: str, **style: Any) -> None:
-    """Draw the mean of a value over the runs, and their range if the line has markers."""
+def _draw_mean(
+    axes: Axes, runs: list[list[dict[str, Any]]], name: str, *, shade: bool, **style: Any
+) -> None:
+    """The mean of a value over the runs, epoch by epoch; their range shaded."""
     epochs = list(zip(*runs, strict=False))  # the same epoch of each run
     values = [[entry[name] for entry in entries] for entries in epochs]
     if any(value is None for entries in values for value in entries):
         return  # a plain Conv has no regularised filters
     numbers = [entries[0]["epoch"] for entries in epochs]
     axes.plot(numbers, [statistics.fmean(entries) for entries in values], **style)
-    if len(runs) > 1 and "marker" in style:
+    if len(runs) > 1 and shade:
         low, high = zip(*((min(v), max(v)) for v in values), strict=True)
         axes.fill_between(numbers, low, high, color=style["color"], alpha=0.2, lw=0)
 

@@ -56,8 +56,8 @@ class DatasetFile:
         dataset = self._dataset
         if dataset.digest != self.digest:
             raise UserError(
-                f"{self.path} has digest {dataset.digest}, expected {self.digest}: the file was "
-                "replaced after its digest was read; run the same command again"
+                f"{self.path} has digest {dataset.digest}, but {self.digest} was expected before "
+                "it was read: run the same command again to use this data under its own identity"
             )
         if dataset.digest != self.spec.digest:
             log.warning(
