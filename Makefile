@@ -61,11 +61,12 @@ certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar 
 	@$(RUN) scripts/certify.py
 
 .PHONY: tables
-tables: setup  ## regenerate results/tables and the figures' data from the committed records
+tables: setup  ## regenerate tables, claims and the figures' data from the committed records
 	@for recipe in paper short; do \
 		$(RUN) scripts/make_tables.py --recipe $$recipe && \
 		$(RUN) scripts/make_figures.py --recipe $$recipe || exit 1; \
 	done
+	@$(RUN) scripts/make_claims.py
 
 .PHONY: report
 report: tables  ## one page with all results: results/report.html

@@ -60,3 +60,18 @@ def secondary_span_bound(
     primary, secondary = split_filters(f, alpha)
     bound = min(h * w * c, primary, secondary)
     return bound if rank is None else min(bound, rank)
+
+
+def correlation_loss_bound(filters: int, size: int) -> float:
+    """Lower bound of the correlation loss of n filters in d dimensions: n^2/d - n, or 0 if n <= d.
+
+    The squares of all correlations sum to at least n^2/d (the Welch bound), n of which are the
+    diagonal, and |c| >= c^2. |c| = c^2 only for 0 and 1: where there are more filters than
+    dimensions, Algorithm 1 rewards duplicates, not an even spread. An orthonormal basis and n - d
+    duplicates (n <= 2d) have the loss 2 (n - d), above the bound.
+
+    Args:
+        filters: n.
+        size: d = h w c, the values of a filter.
+    """
+    return max(0.0, filters * filters / size - filters)

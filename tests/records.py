@@ -101,7 +101,7 @@ def add_artifacts(folder: Path, record: dict[str, Any], *, filters: int = 8) -> 
     random = np.random.default_rng(record["science"]["seed"])
     primary = filters // 2 if record["science"]["variant"]["linear"] else filters
     arrays = {
-        "layers": np.array(["features.0", "features.4"]),
+        "layers": np.array(["conv1", "conv2"]),
         "primary": np.array([primary, primary]),
         "filters": random.normal(size=(filters, 3, 3, 3)).astype(np.float16),
     }

@@ -75,3 +75,10 @@ def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
     variant = Variant.from_identity(identify(config)["variant"])
     with torch.device("meta"):
         return build_model(config.model.name, variant, in_channels=channels, classes=classes)
+
+
+@cache
+def filter_size(model: str, variant: str, alpha: float | None, layer: str) -> int:
+    """Number of values in a filter of a layer."""
+    conv = network(_config(model, variant, alpha), INPUT[0], 10).get_submodule(layer)
+    return conv.weight[0].numel()

@@ -39,17 +39,18 @@ def markdown(table: Table) -> str:
         f"# {title(table)}",
         "",
         *_paragraphs(_notes(table)),
-        *_markdown_grid(paper_grid(table)),
+        *markdown_grid(paper_grid(table)),
     ]
     lines += ["", "## Beyond the paper", "", *_paragraphs(extra_notes(table))]
-    return "\n".join([*lines, *_markdown_grid(extra_grid(table)), ""])
+    return "\n".join([*lines, *markdown_grid(extra_grid(table)), ""])
 
 
 def _paragraphs(sentences: Sequence[str]) -> list[str]:
     return [line for sentence in sentences for line in (_markdown_cell(sentence), "")]
 
 
-def _markdown_grid(grid: Grid) -> list[str]:
+def markdown_grid(grid: Grid) -> list[str]:
+    """A grid's lines in GitHub's Markdown."""
     rows = [grid.header, ["---"] * len(grid.header), *grid.body]
     return [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from scripts.paper.claims_text import RULES, Judged, claims_grid, evidence_grid, heading, judged
 from scripts.paper.comparison import CLOSE
 from scripts.paper.figures import Figure, all_figures
 from scripts.paper.results import Record, Results, all_cells, recipes
@@ -36,6 +37,7 @@ class Section:
     results: Results
     tables: list[Table]
     figures: list[Figure]
+    claims: Judged
 
     @property
     def runs(self) -> list[Record]:
@@ -60,7 +62,9 @@ def read_sections(
         records = results.unused  # a record belongs to at most one recipe
         if results.cells() or recipe == "paper":
             found = tables(results, metric, benchmarks)
-            sections.append(Section(recipe, results, found, all_figures(results, metric)))
+            sections.append(
+                Section(recipe, results, found, all_figures(results, metric), judged(results))
+            )
     return sections, records
 
 
@@ -86,6 +90,10 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
         own_notes=own_notes,
         extra_notes=extra_notes,
         grid_rows=grid_rows,
+        claims_grid=claims_grid,
+        evidence_grid=evidence_grid,
+        heading=heading,
+        rules=RULES,
         image=image,
         provenance=provenance,
     )

@@ -77,3 +77,19 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # empty, or not a table
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
+
+
+def fast_ratios(folder: Path, column: str) -> pd.DataFrame:
+    """A ratio of `folder/benchmarks/*.csv`, measured with runtime=fast.
+
+    Returns:
+        Columns `model, variant, device, precision, rounds, ratio`; a row for each that is known.
+    """
+    columns = ["model", "variant", "device", "precision", "rounds"]
+    frames = [_read(path) for path in sorted((folder / "benchmarks").glob("*.csv"))]
+    known = [frame for frame in frames if {*columns, "mode", column} <= set(frame)]
+    if not known:
+        return pd.DataFrame(columns=[*columns, "ratio"])
+    rows = pd.concat(known)
+    rows = rows[(rows["mode"] == "fast") & (rows[column] != "")]
+    return rows[columns].assign(ratio=rows[column].astype(float))

@@ -1,5 +1,6 @@
 """Section 3.3: its formulas against real layers."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,3 +85,31 @@ def test_minimising_the_correlation_loss_alone_makes_the_filters_orthogonal():
     assert correlation_loss(weight).item() < 1e-2 * start
     off_diagonal = correlation_matrix(weight) - torch.eye(8, dtype=torch.float64)
     assert off_diagonal.abs().max().item() < 0.02
+
+
+@pytest.mark.parametrize(("filters", "size"), [(8, 18), (18, 18), (32, 27), (64, 9)])
+def test_no_filters_are_below_the_bound_of_the_loss(filters, size):
+    bound = theory.correlation_loss_bound(filters, size)
+    assert bound == (0 if filters <= size else pytest.approx(filters**2 / size - filters))
+    torch.manual_seed(0)
+    for scale in (1.0, 100.0):
+        assert correlation_loss(scale * torch.randn(filters, size)).item() > bound
+
+
+@pytest.mark.parametrize(("filters", "size"), [(5, 4), (6, 4), (8, 6)])
+def test_more_filters_than_dimensions_end_as_duplicates(filters, size):
+    """Minimised alone, the loss leaves n - d pairs of equal filters, not an even spread."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(filters, size, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight], lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        correlation_loss(weight).backward()
+        optimizer.step()
+        schedule.step()
+    off_diagonal = correlation_matrix(weight).abs() - torch.eye(filters, dtype=torch.float64)
+    assert (off_diagonal > 0.999).sum().item() == 2 * (filters - size)
+    loss = correlation_loss(weight).item()
+    assert loss == pytest.approx(2 * (filters - size), abs=1e-3)
+    assert loss > theory.correlation_loss_bound(filters, size)

@@ -1,0 +1,150 @@
+"""The judged claims as Markdown and CSV, and in short for the README."""
+
+from __future__ import annotations
+
+from configs.compose import compose
+from scripts.paper.claims import Finding, Judgement
+from scripts.paper.formats import lines_csv, markdown_grid
+from scripts.paper.judging import ENOUGH, judge
+from scripts.paper.results import Results
+from scripts.paper.text import Grid
+
+METRICS = ("last", "best")
+Judged = dict[str, list[Judgement]]
+"""The judgements of one recipe, by metric."""
+
+RULES = (
+    "Accuracies are compared as differences of means over seeds, in points, with Welch's 95 % "
+    f"interval; n is the number of seeds on each side. With fewer than {ENOUGH} on a side nothing "
+    "is decided. Equivalence: supported if two one-sided tests at 5 % say so, that is, if the 90 % "
+    "interval is within the margin; contradicted if the 95 % interval is outside. A claim about "
+    "several cells is contradicted if one of them contradicts it.",
+    "Judged on the last epoch, which needs no selection, and on the best one, the paper's "
+    "protocol, which favours variants whose accuracy fluctuates.",
+)
+
+
+def judged(results: Results) -> Judged:
+    """All claims under both metrics."""
+    return {metric: judge(results, metric) for metric in METRICS}
+
+
+def heading(recipe: str) -> str:
+    """The page's title; another recipe than the paper's says what it is."""
+    if recipe == "paper":
+        return "The paper's claims"
+    epochs = compose(["model=base", "variant=Conv", f"recipe={recipe}"]).recipe.epochs
+    return f"The paper's claims at {epochs} epochs only (recipe {recipe})"
+
+
+def claims_grid(found: Judged) -> Grid:
+    """A row for each claim."""
+    header = ["Claim", "Where", "Evidence", "Last epoch", "Best epoch", "Margin", "Verdict (last)"]
+    body = []
+    for last, best in zip(*found.values(), strict=True):
+        claim = last.claim
+        body.append(
+            [
+                claim.name,
+                claim.where,
+                _evidence(last),
+                _estimate(last),
+                _estimate(best) if _on_accuracy(last) else "",
+                "" if claim.margin is None else f"{claim.margin:g}",
+                last.text,
+                best.text if _on_accuracy(last) else "",
+            ]
+        )
+    return Grid([*header, "Verdict (best)"], body)
+
+
+def _on_accuracy(judgement: Judgement) -> bool:
+    return judgement.claim.test in ("below", "above", "equivalent", "best_alpha")
+
+
+def _evidence(judgement: Judgement) -> str:
+    """How much there is."""
+    if not _on_accuracy(judgement):
+        return {"count": "counts", "speed": "benchmarks"}.get(judgement.claim.test, "filters")
+    n = dict.fromkeys(finding.n for finding in judgement.run)
+    return f"{len(judgement.run)} of {len(judgement.findings)} cells" + (
+        f", n = {'; '.join(n)}" if n else ""
+    )
+
+
+def _estimate(judgement: Judgement) -> str:
+    run = judgement.run
+    return run[0].estimate if len(run) == 1 else f"{len(run)}, see below" if run else ""
+
+
+def evidence_grid(found: Judged) -> Grid:
+    """A row for each cell, count or measurement that there is, under both metrics."""
+    header = ["Claim", "Evidence", "n", "Last epoch", "Seeds in common", "Verdict", "Best epoch"]
+    body, groups = [], set()
+    for last, best in zip(*found.values(), strict=True):
+        groups.add(len(body))
+        for one, other in zip(last.findings, best.findings, strict=True):
+            if one.verdict != "not run":
+                again = _on_accuracy(last)
+                row = [last.claim.name, one.what, one.n, one.estimate, one.paired, _verdict(one)]
+                row += [other.estimate if again else "", _verdict(other) if again else ""]
+                body.append(row)
+    return Grid([*header, "Verdict (best)"], body, groups)
+
+
+def _verdict(finding: Finding) -> str:
+    return f"{finding.verdict} ({finding.why})" if finding.why else finding.verdict
+
+
+def markdown(recipe: str, found: Judged) -> str:
+    """The page."""
+    quotes = [[j.claim.name, f"“{j.claim.quote}”", j.claim.note] for j in found["last"]]
+    parts = [
+        f"# {heading(recipe)}",
+        "",
+        *(line for rule in RULES for line in (rule, "")),
+        *markdown_grid(claims_grid(found)),
+        "",
+        "## Cell by cell",
+        "",
+        *markdown_grid(evidence_grid(found)),
+        "",
+        "## In the paper's words",
+        "",
+        *markdown_grid(Grid(["Claim", "The paper", "Note"], quotes)),
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def csv_text(recipe: str, found: Judged) -> str:
+    """A line for each finding under each metric."""
+    return lines_csv(
+        [
+            {
+                "recipe": recipe,
+                "metric": metric,
+                "claim": judgement.claim.name,
+                "test": judgement.claim.test,
+                "margin": judgement.claim.margin,
+                "claim_verdict": judgement.verdict,
+                "evidence": finding.what,
+                "n": finding.n,
+                "estimate": finding.estimate,
+                "seeds_in_common": finding.paired,
+                "verdict": finding.verdict,
+                "why": finding.why,
+            }
+            for metric, judgements in found.items()
+            for judgement in judgements
+            for finding in judgement.findings
+        ]
+    )
+
+
+def readme_block(by_recipe: dict[str, Judged]) -> str:
+    """A table of the verdicts on the last epoch, a column for each recipe."""
+    columns = [found["last"] for found in by_recipe.values()]
+    header = ["claim", *(f"recipe={name}" for name in by_recipe)]
+    body = [[row[0].claim.name, *(j.text for j in row)] for row in zip(*columns, strict=True)]
+    return "\n".join(markdown_grid(Grid(header, body)))
