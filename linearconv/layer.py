@@ -56,7 +56,8 @@ class LinearConv2d(nn.Conv2d):
 
     * `primary` (P, C/G, KH, KW), P = alpha * F;
     * `coefficients` (P, S), the paper's A, or, with a rank, `coefficients1` (P, R) and
-      `coefficients2` (R, S), A = A1 A2 (Eq. 1);
+      `coefficients2` (R, S), A = A1 A2 (Eq. 1, which asks for R < min(P, S); R = min(P, S) is
+      allowed here);
     * `bias` (F,), with `bias=True`.
 
     `weight` is the generated (F, C/G, KH, KW) tensor: differentiable, recomputed at each access

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +12,8 @@ from torch import nn
 from configs import TrainConfig, compose, identify
 from linearconv import fuse
 from linearconv.complexity import count_macs_by_phase, count_parameters, paper_flops
+from linearconv.regularizer import regularized_filters
+from linearconv.theory import correlation_loss_bound
 from models import Variant, build_model
 from scripts.paper.quirks import ROW_QUIRKS, quirky_flops
 
@@ -75,6 +78,14 @@ def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
     variant = Variant.from_identity(identify(config)["variant"])
     with torch.device("meta"):
         return build_model(config.model.name, variant, in_channels=channels, classes=classes)
+
+
+@cache
+def correlation_bound(model: str, variant: str, alpha: float | None = None) -> float:
+    """Lower bound of a network's correlation loss: the sum over its regularised layers."""
+    net = network(_config(model, variant, alpha), INPUT[0], 10)
+    filters = (weight.shape for _, weight in regularized_filters(net))
+    return sum(correlation_loss_bound(n, math.prod(size)) for n, *size in filters)
 
 
 @cache

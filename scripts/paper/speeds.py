@@ -13,10 +13,10 @@ KEYS = ("model", "variant", "device", "mode", "precision")
 MEASURES = {
     "step_usual": ("usual", "ms_per_step"),
     "step_fast": ("fast", "ms_per_step"),
-    "latency_b1": (None, "latency_ms_fused_b1"),
-    "latency_b256": (None, "latency_ms_fused_b256"),
+    "latency_b1": ("fast", "latency_ms_fused_b1"),
+    "latency_b256": ("fast", "latency_ms_fused_b256"),
 }
-"""By name: the row's mode (None: any), and the column with the number in milliseconds."""
+"""By name: the row's mode and the column with the number in milliseconds."""
 
 Setting = tuple[str, str]
 """(file name without .csv, precision)."""

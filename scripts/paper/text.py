@@ -166,7 +166,7 @@ def extra_grid(table: Table) -> Grid:
     for stem, precision in table.settings:
         header += [
             f"Step (ms), usual / fast: {stem}, {precision}",
-            f"Fused latency (ms), batch 1 / 256: {stem}, {precision}",
+            f"Fused latency (ms), fast, batch 1 / 256: {stem}, {precision}",
         ]
     body = []
     for row in table.rows:
@@ -232,7 +232,10 @@ def own_notes(table: Table) -> list[str]:
     if any(row.printed.flops_inference_b for row in table.rows):
         found.append("FLOPs in parentheses are those of inference.")
     if any(row.params.additional for row in table.rows):
-        found.append("* in addition to the baseline, whose trained weights it starts from.")
+        found.append(
+            "* in addition to the baseline, whose trained weights it starts from: those of its "
+            "best epoch, selected on test data, also for the last epoch's accuracy."
+        )
     return found
 
 

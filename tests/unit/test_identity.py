@@ -149,6 +149,8 @@ def test_what_does_not_apply_does_not_count():
         (["alpha=0.125"], "cifar10-vgg11-LRr-a0.125-s0"),
         (["recipe=short", "seed=3"], "cifar10-vgg11-LRr-short-s3"),
         (["recipe.epochs=30", "recipe.lr_decay_every=12"], "cifar10-vgg11-LRr-short-s0"),
+        (["recipe=released"], "cifar10-vgg11-LRr-released-s0"),
+        (["recipe=released", "variant=Conv"], "cifar10-vgg11-Conv-released-s0"),
         (["recipe.epochs=31"], "cifar10-vgg11-LRr-custom-s0"),
         (["regularizer.every=9"], "cifar10-vgg11-LRr-custom-s0"),
         (["dataset.augmentation.flip=false"], "cifar10-vgg11-LRr-custom-s0"),

@@ -25,7 +25,8 @@ def accuracy_figure(results: Results, metric: str) -> Figure:
         "figure3-accuracy",
         f"Test accuracy on {DATASETS[DATASET]} ({metric}) against parameters; the larger a point, "
         "the more FLOPs in training (the paper's convention). Arrows lead from Conv to Lr to LRr. "
-        "Filled: measured here; outlined: as printed in the paper.",
+        "Filled: measured here, Lr and LRr relative to Conv as in the tables; outlined: as printed "
+        "in the paper.",
         points,
         _missing(results, rows),
         lambda: _draw_accuracy(points),
@@ -48,6 +49,9 @@ def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -
     found = accuracy(results, row, DATASET, metric)
     base = next((r for r in rows if r.model == row.baseline and r.baseline is None), None)
     paper = float(row.accuracies[DATASET] + (base.accuracies[DATASET] if base else 0))
+    ours = found.accuracy
+    if base is not None and found.ours is not None:  # the table's difference, seed by seed
+        ours = accuracy(results, base, DATASET, metric).accuracy + found.ours
     count = counts(*row.network)
     return {
         "model": row.model,
@@ -56,8 +60,8 @@ def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -
         "params": count.params,
         "flops_paper_convention": count.flops,
         "paper_accuracy": round(paper, 1),
-        "accuracy": None if found.accuracy is None else round(found.accuracy, 4),
-        "std": None if found.spread is None else round(found.spread, 4),
+        "accuracy": None if ours is None else round(ours, 4),
+        "std": None if found.std is None else round(found.std, 4),
         "n": len(found.runs),
     }
 

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from configs.experiments import Cell
+from scripts.paper.counts import correlation_bound
 from scripts.paper.figures.base import COLORS, DOUBLE, MARKERS, Figure, cell_name
 from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Results, all_cells
+from scripts.paper.results import Record, Results, all_cells
 
 Curves = dict[str, list[list[dict[str, Any]]]]
 """The curves of a network's runs, by variant."""
@@ -34,23 +35,37 @@ def curve_figures(results: Results) -> list[Figure]:
 
 def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell]) -> Figure:
     records = {cell.variant: list(results.records(cell).values()) for cell in cells}
-    curves = {v: [r["curve"] for r in found] for v, found in records.items() if found}
+    curves = {
+        variant: [_curve(record, correlation_bound(model, variant)) for record in found]
+        for variant, found in records.items()
+        if found
+    }
     lines = [
-        {"run_id": record["run_id"]}
-        | {name: _rounded(value) for name, value in entry.items() if name != "lr"}
-        for found in records.values()
-        for record in found
-        for entry in record["curve"]
+        {"run_id": record["run_id"]} | {name: _rounded(value) for name, value in entry.items()}
+        for variant, runs in curves.items()
+        for record, curve in zip(records[variant], runs, strict=True)
+        for entry in curve
     ]
     return Figure(
         f"curves-{dataset}-{model}",
         f"{MODELS[model]} on {DATASETS[dataset]}: test accuracy (dotted: training accuracy) and "
-        "the correlation loss (Algorithm 1, over all layers) after each epoch, whether or not it "
-        "is trained on. Mean over the seeds; shaded: their range.",
+        "how far the correlation loss (Algorithm 1, over all layers) is above its lower bound "
+        "after each epoch, whether or not it is trained on. Mean over the seeds; shaded: their "
+        "range.",
         lines,
         [cell_name(cell) for cell in cells if not records[cell.variant]],
         lambda: _draw_curves(curves),
     )
+
+
+def _curve(record: Record, bound: float) -> list[dict[str, Any]]:
+    """A run's curve without the learning rate, with the correlation loss minus its bound."""
+    curve = []
+    for entry in record["curve"]:
+        loss = entry["correlation_loss"]
+        kept = {name: value for name, value in entry.items() if name != "lr"}
+        curve.append(kept | {"correlation_excess": None if loss is None else loss - bound})
+    return curve
 
 
 def _rounded(value: Any) -> Any:
@@ -68,9 +83,9 @@ def _draw_curves(curves: Curves) -> Canvas:
         marked |= {"markevery": (len(runs[0]) * (1 + 2 * i) // 96, every), "label": variant}
         _draw_mean(accuracy, runs, "test_acc", shade=True, **style, **marked)
         _draw_mean(accuracy, runs, "train_acc", shade=False, **style, linestyle=":", alpha=0.8)
-        _draw_mean(correlation, runs, "correlation_loss", shade=True, **style, **marked)
+        _draw_mean(correlation, runs, "correlation_excess", shade=True, **style, **marked)
     accuracy.set_ylabel("Accuracy (%)")
-    correlation.set_ylabel("Correlation loss")
+    correlation.set_ylabel("Correlation loss above its bound")
     for axes in (accuracy, correlation):
         axes.set_xlabel("Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
