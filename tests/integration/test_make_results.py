@@ -211,7 +211,7 @@ def test_no_results_at_all(tmp_path):
     done = call("make_figures.py", "--results-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "not drawn" in line]
-    assert len(lines) == 6 and not list(tmp_path.rglob("*.png"))
+    assert len(lines) == 7 and not list(tmp_path.rglob("*.png"))
     assert any("cifar10-vgg11-Lr-a0.125" in line for line in lines)
 
 
@@ -226,6 +226,7 @@ def test_figures_and_their_data(figures, results, tmp_path, script):
     names = {
         "figure3-accuracy",
         "table2-alpha",
+        "cost-of-accuracy",
         "figure3-correlations-base",
         "figure1-filters-base",
         "curves-cifar10-base",
@@ -261,6 +262,14 @@ def test_data_of_the_figures(figures, results):
         "30.0",
         "3.0",
     ]
+    cost = rows_of((data / "cost-of-accuracy.csv").read_bytes())
+    assert [(row["model"], row["variant"], row["training_hours"]) for row in cost] == [
+        ("base", "Conv", ""),  # not benchmarked
+        ("base", "Lr", ""),  # in another precision than fp32
+        ("vgg11", "Lr", ""),
+    ]
+    forward = 15_050_752 * 50_000 * 250 / 1e12
+    assert float(cost[0]["forward_teramacs"]) == pytest.approx(forward, rel=1e-3)
     kinds = [row["kind"] for row in rows_of((data / "figure1-filters-base.csv").read_bytes())]
     assert kinds == ["primary"] * 8 + ["primary"] * 4 + ["secondary"] * 4
     blocks = rows_of((data / "figure3-correlations-base.csv").read_bytes())
@@ -325,4 +334,4 @@ def test_report(results, script):
     assert "Recipe short" in text and "Recipe demo" not in text
     assert "▼ -6.80" in text and "≈ -0.40" in text and "0123456789ab" in text
     assert "some-host" not in text
-    assert text.count("<img src=") == 6 + 2  # of the paper's recipe, and of the short one
+    assert text.count("<img src=") == 7 + 3  # of the paper's recipe, and of the short one

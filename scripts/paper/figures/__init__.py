@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scripts.paper.figures.accuracy import accuracy_figure, alpha_figure
 from scripts.paper.figures.base import Figure
+from scripts.paper.figures.cost import cost_figure
 from scripts.paper.figures.curves import curve_figures
 from scripts.paper.figures.filters import correlation_figures, filter_figures
 from scripts.paper.results import Results
@@ -16,6 +17,7 @@ def all_figures(results: Results, metric: str) -> list[Figure]:
     return [
         accuracy_figure(results, metric),
         alpha_figure(results, metric),
+        cost_figure(results, metric),
         *correlation_figures(results),
         *filter_figures(results),
         *curve_figures(results),

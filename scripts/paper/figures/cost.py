@@ -1,0 +1,102 @@
+"""What accuracy costs: against measured training time and against multiply-adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from configs import compose
+from configs.experiments import Cell
+from scripts.paper.counts import counts
+from scripts.paper.figures.base import COLORS, DOUBLE, MARKERS, Figure, cell_name, key
+from scripts.paper.printed import MODELS, paper_rows
+from scripts.paper.results import Results, all_cells
+from scripts.paper.speeds import Setting, read_benchmarks
+
+DATASET = "cifar10"
+VARIANTS = ("Conv", "e", "Lr", "LRr")
+Point = dict[str, Any]
+
+
+def cost_figure(results: Results, metric: str) -> Figure:
+    """Accuracy against training time and multiply-adds; a line joins the variants of a model."""
+    models = {row.model for row in paper_rows() if row.table == 4}
+    cells = [
+        cell
+        for cell in all_cells()
+        if cell.dataset == DATASET
+        and cell.model in models
+        and cell.variant in VARIANTS
+        and cell.alpha is None
+    ]
+    found = [cell for cell in cells if results.records(cell)]
+    benchmarks = read_benchmarks(results.folder)
+    setting = next((s for s in sorted(benchmarks.devices) if s[1] == "fp32"), None)
+    points = [
+        _point(results, cell, metric, benchmarks.times.get((setting, cell.model, cell.variant)))
+        for cell in sorted(found, key=lambda c: (c.model, VARIANTS.index(c.variant)))
+    ]
+    device = benchmarks.devices[setting] if setting else "no device"
+    return Figure(
+        "cost-of-accuracy",
+        f"Test accuracy on CIFAR-10 ({metric}, mean over the seeds) against the cost of training "
+        f"with recipe={results.recipe}. Left: the measured step of runtime=fast ({_where(setting)}"
+        f"{device}) times the number of steps. Right: multiply-adds of all forward passes, "
+        "LinearConv layers factored. Variants without a measured step are missing on the left.",
+        points,
+        [cell_name(cell) for cell in cells if cell not in found],
+        lambda: _draw(points),
+    )
+
+
+def _where(setting: Setting | None) -> str:
+    return "" if setting is None else f"{setting[1]}, "
+
+
+def _point(results: Results, cell: Cell, metric: str, times: dict[str, float] | None) -> Point:
+    runs = results.accuracies(cell, metric).accuracy
+    config = compose([*cell.overrides(results.recipe, 0)])
+    images, epochs = config.dataset.train_size, config.recipe.epochs
+    steps = epochs * -(-images // config.recipe.batch_size)
+    step = (times or {}).get("step_fast")
+    macs = counts(cell.model, cell.variant).macs["train", "factored"]
+    return {
+        "model": cell.model,
+        "variant": cell.variant,
+        "accuracy": round(runs.mean(), 4),
+        "n": len(runs),
+        "training_hours": None if step is None else float(f"{step * steps / 3.6e6:.4g}"),
+        "forward_teramacs": float(f"{macs * images * epochs / 1e12:.4g}"),
+    }
+
+
+def _draw(points: list[Point]) -> Canvas:
+    canvas = Canvas(figsize=(DOUBLE, 2.6))
+    time, macs = canvas.subplots(1, 2, sharey=True)
+    for axes, name in ((time, "training_hours"), (macs, "forward_teramacs")):
+        for model in dict.fromkeys(point["model"] for point in points):
+            _draw_model(axes, [p for p in points if p["model"] == model and p[name]], name)
+        axes.grid(color="#dddddd", linewidth=0.5)
+        axes.set_axisbelow(True)
+    time.set_xlabel("Training time (hours)")
+    macs.set_xlabel("Forward multiply-adds of training ($10^{12}$)")
+    time.set_ylabel("CIFAR-10 test accuracy (%)")
+    variants = dict.fromkeys(point["variant"] for point in points)
+    keys = [key(v, marker=MARKERS[v], color=COLORS[v], ms=5) for v in variants]
+    macs.legend(handles=keys, loc="lower right")
+    return canvas
+
+
+def _draw_model(axes: Axes, points: list[Point], name: str) -> None:
+    """The variants of one model, joined from the cheapest on."""
+    points = sorted(points, key=lambda point: point[name])
+    costs, heights = [p[name] for p in points], [p["accuracy"] for p in points]
+    axes.plot(costs, heights, color="#999999", linewidth=0.8, zorder=2)
+    for point, cost in zip(points, costs, strict=True):
+        variant = point["variant"]
+        axes.plot(cost, point["accuracy"], MARKERS[variant], color=COLORS[variant], ms=6, zorder=3)
+        if variant == "Conv":
+            axes.annotate(MODELS[point["model"]], (cost, point["accuracy"]), (5, 4),
+                          textcoords="offset points", fontsize=7)  # fmt: skip
