@@ -63,15 +63,16 @@ def secondary_span_bound(
 
 
 def correlation_loss_bound(filters: int, size: int) -> float:
-    """Lower bound of the correlation loss of n filters in d dimensions: n^2/d - n, or 0 if n <= d.
+    """Least correlation loss of n filters in d dimensions: max(0, 2 (n - d), n^2/d - n).
 
-    The squares of all correlations sum to at least n^2/d (the Welch bound), n of which are the
-    diagonal, and |c| >= c^2. |c| = c^2 only for 0 and 1: where there are more filters than
-    dimensions, Algorithm 1 rewards duplicates, not an even spread. An orthonormal basis and n - d
-    duplicates (n <= 2d) have the loss 2 (n - d), above the bound.
+    V V^T - I has trace 0 and, for n > d, at least n - d eigenvalues of -1, so that its eigenvalues
+    sum to 2 (n - d) or more in absolute value, which the sum of its entries cannot be below. Also,
+    the squared entries of V V^T sum to n^2/d or more (the Welch bound), and |c| >= c^2.
+    Duplicates of an orthonormal basis attain the bound, for n <= 2 d and where d divides n:
+    Algorithm 1 rewards equal filters, not an even spread.
 
     Args:
         filters: n.
         size: d = h w c, the values of a filter.
     """
-    return max(0.0, filters * filters / size - filters)
+    return max(0.0, 2.0 * (filters - size), filters * filters / size - filters)

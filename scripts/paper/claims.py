@@ -30,10 +30,11 @@ class Claim:
         exempt: a model that the paper excepts.
         against: variant that is compared with.
         against_model: model that is compared with; empty for the row's own.
-        margin: of equivalence, in points, or of an orthogonal layer, as a correlation.
+        margin: of equivalence, in points, or of an orthogonal layer, as a share.
         count: what is counted.
         statistic: of a count over the rows: mean, min or max; of speeds: median, or none.
         column: of results/benchmarks.
+        mode: of the rows there, usual or fast.
         between: ends of the interval in which a count or a speed supports the claim.
         note: what a reader should know of the judgement.
     """
@@ -52,6 +53,7 @@ class Claim:
     count: str = ""
     statistic: str = ""
     column: str = ""
+    mode: str = ""
     between: list[float] = field(default_factory=list)
     note: str = ""
 
@@ -117,7 +119,7 @@ class Judgement:
 
     @property
     def verdict(self) -> str:
-        """Contradicted if any finding contradicts it, supported if all findings support it."""
+        """Contradicted if any finding contradicts it, supported if all others support it."""
         kinds = self._kinds
         for verdict in ("contradicted", "undecided", "supported"):
             if kinds[verdict]:
@@ -129,11 +131,13 @@ class Judgement:
         """The verdict, in how many of the findings it was reached, and why."""
         verdict = self.verdict
         parts = [verdict]
-        if len(self.run) > 1:
-            parts.append(f"in {self._kinds[verdict]} of {len(self.run)}")
+        if verdict != "not run" and len(self.findings) > 1:
+            parts.append(f"in {self._kinds[verdict]} of {len(self.findings)}")
         reasons = dict.fromkeys(f.why for f in self.findings if f.verdict == verdict and f.why)
         if reasons:
             parts.append(f"({'; '.join(reasons)})")
+        if self.run and len(self.run) < len(self.findings):
+            parts.append(f"[{len(self.findings) - len(self.run)} not run]")
         return " ".join(parts)
 
     @property

@@ -16,9 +16,10 @@ Judged = dict[str, list[Judgement]]
 RULES = (
     "Accuracies are compared as differences of means over seeds, in points, with Welch's 95 % "
     f"interval; n is the number of seeds on each side. With fewer than {ENOUGH} on a side nothing "
-    "is decided. Equivalence: supported if two one-sided tests at 5 % say so, that is, if the 90 % "
-    "interval is within the margin; contradicted if the 95 % interval is outside. A claim about "
-    "several cells is contradicted if one of them contradicts it.",
+    "is decided. Equivalence is supported if two one-sided tests at 5 % say so, that is, if the "
+    "90 % interval is within the margin, or if the accuracy is better; it is contradicted if the "
+    "95 % interval is below the margin. A claim about several cells is contradicted if one of them "
+    "contradicts it; only the alphas are corrected for their number.",
     "Judged on the last epoch, which needs no selection, and on the best one, the paper's "
     "protocol, which favours variants whose accuracy fluctuates.",
 )
@@ -39,7 +40,8 @@ def heading(recipe: str) -> str:
 
 def claims_grid(found: Judged) -> Grid:
     """A row for each claim."""
-    header = ["Claim", "Where", "Evidence", "Last epoch", "Best epoch", "Margin", "Verdict (last)"]
+    header = ["Claim", "Where", "Evidence", "Estimate (last epoch)", "Best epoch", "Margin"]
+    header.append("Verdict (last)")
     body = []
     for last, best in zip(*found.values(), strict=True):
         claim = last.claim
@@ -79,7 +81,8 @@ def _estimate(judgement: Judgement) -> str:
 
 def evidence_grid(found: Judged) -> Grid:
     """A row for each cell, count or measurement that there is, under both metrics."""
-    header = ["Claim", "Evidence", "n", "Last epoch", "Seeds in common", "Verdict", "Best epoch"]
+    header = ["Claim", "Evidence", "n", "Estimate (last epoch)", "Seeds in common", "Verdict"]
+    header.append("Best epoch")
     body, groups = [], set()
     for last, best in zip(*found.values(), strict=True):
         groups.add(len(body))

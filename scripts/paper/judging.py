@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from scripts.paper.figures.filters import read_filters
 from scripts.paper.intervals import holm, p_below, paired, welch
 from scripts.paper.printed import DATASETS, MODELS, PaperRow, paper_rows
 from scripts.paper.results import Results
-from scripts.paper.speeds import fast_ratios
+from scripts.paper.speeds import ratios
 
 ENOUGH = 3
 """Seeds on each side from which on accuracies decide anything."""
@@ -51,7 +52,7 @@ def _compare(claim: Claim, what: str, ours: pd.Series, theirs: pd.Series) -> Fin
     """One difference of mean accuracies, in points."""
     if ours.empty or theirs.empty:
         return Finding(what, "not run")
-    n, least = f"{len(ours)}, {len(theirs)}", min(len(ours), len(theirs))
+    n, least = f"{len(ours)} vs {len(theirs)}", min(len(ours), len(theirs))
     shared = (ours - theirs).dropna()
     of_pairs = str(paired(shared, LEVEL)) if len(shared) > 1 else ""
     if least < 2:
@@ -67,11 +68,15 @@ def _compare(claim: Claim, what: str, ours: pd.Series, theirs: pd.Series) -> Fin
 def _decide(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
     """A verdict and, if it is undecided, why."""
     interval = welch(ours, theirs, LEVEL)
+    if interval.low == interval.high:
+        return "undecided", "the seeds do not differ"
     if claim.test == "equivalent":
         inner = welch(ours, theirs, 2 * LEVEL - 1)  # the two one-sided tests, as an interval
         if -claim.margin < inner.low and inner.high < claim.margin:
             return "supported", ""
-        if interval.high < -claim.margin or interval.low > claim.margin:
+        if interval.low > claim.margin:
+            return "supported", "better"
+        if interval.high < -claim.margin:
             return "contradicted", ""
         return "undecided", "the interval includes a margin"
     sign = 1 if claim.test == "above" else -1
@@ -83,24 +88,28 @@ def _decide(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> tup
 
 
 def _best_alpha(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """Each alpha of Table 2 against 0.5, with Holm's correction over the alphas that have runs."""
+    """Each alpha of Table 2 against 0.5, with Holm's correction over all of them."""
     by_alpha = {
         row.alpha: results.accuracies(row.cell("cifar10"), metric).accuracy for row in claim.rows()
     }
     half = by_alpha.pop(0.5)
-    decided = {a: v for a, v in by_alpha.items() if min(len(v), len(half)) >= ENOUGH}
-    worse = dict(zip(decided, holm([p_below(v, half) for v in decided.values()]), strict=True))
-    better = dict(zip(decided, holm([p_below(half, v) for v in decided.values()]), strict=True))
+    decided = {a for a, v in by_alpha.items() if min(len(v), len(half)) >= ENOUGH}
+
+    def adjusted(p_value: Callable[[pd.Series], float]) -> dict[float | None, float]:
+        p_values = [p_value(v) if a in decided else 1.0 for a, v in by_alpha.items()]
+        return dict(zip(by_alpha, holm(p_values), strict=True))
+
+    worse = adjusted(lambda values: p_below(values, half))
+    better = adjusted(lambda values: p_below(half, values))
     found = []
     for alpha, values in by_alpha.items():
         finding = _compare(claim, f"alpha = {alpha:g} against 0.5", values, half)
         if alpha in decided:
-            wins, loses = worse[alpha] < 1 - LEVEL, better[alpha] < 1 - LEVEL
+            error = (1 - LEVEL) / 2
+            wins, loses = worse[alpha] < error, better[alpha] < error
             verdict = "supported" if wins else "contradicted" if loses else "undecided"
             why = "" if wins or loses else "no significant difference"
-            finding = Finding(
-                finding.what, verdict, finding.estimate, finding.n, why, finding.paired
-            )
+            finding = replace(finding, verdict=verdict, why=why)
         found.append(finding)
     return found
 
@@ -118,18 +127,16 @@ def _count(claim: Claim, results: Results, metric: str) -> list[Finding]:
 
 def _against_conv(row: PaperRow, count: Callable[[PaperRow], float]) -> float:
     """A count of a row, relative to its plain network, minus 1."""
-    plain = next(r for r in _plain_rows() if r.model == row.model)
+    plain = next(r for r in paper_rows() if (r.model, r.variant) == (row.model, "Conv"))
     return count(row) / count(plain) - 1
-
-
-def _plain_rows() -> list[PaperRow]:
-    return [row for row in paper_rows() if row.variant == "Conv"]
 
 
 COUNTS: dict[str, Callable[[PaperRow], float]] = {
     "params_reduction": lambda row: -_against_conv(row, lambda r: counts(*r.network).params),
     "flops_increase": lambda row: _against_conv(row, lambda r: counts(*r.network).flops),
-    "inference_increase": lambda row: _against_conv(row, lambda r: inference_flops(*r.network)),
+    "inference_increase": lambda row: abs(
+        _against_conv(row, lambda r: inference_flops(*r.network))
+    ),
     "cumulative_params": lambda row: (
         1 + counts(*row.network).params / counts(row.baseline, "Conv").params
     ),
@@ -139,8 +146,9 @@ COUNTS: dict[str, Callable[[PaperRow], float]] = {
 
 def _speed(claim: Claim, results: Results, metric: str) -> list[Finding]:
     """A measured ratio for each network and setting; a median over the rounds of a benchmark."""
-    rows = fast_ratios(results.folder, claim.column)
-    rows = rows[rows.variant.isin(claim.variant)]
+    rows = ratios(results.folder, claim.column, claim.mode)
+    networks = {(row.model, row.variant) for row in claim.rows()}
+    rows = rows[[pair in networks for pair in zip(rows.model, rows.variant, strict=True)]]
     if rows.empty:
         return [Finding("results/benchmarks", "not run")]
     if claim.statistic == "median":
@@ -160,7 +168,7 @@ def _speed(claim: Claim, results: Results, metric: str) -> list[Finding]:
 
 
 def _orthogonal(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """Mean |correlation| of the primary filters in the layers that the artifacts hold."""
+    """Mean |correlation| of primary filters, in the layers that one run's artifacts hold."""
     found = []
     for row in claim.rows():
         arrays = read_filters(results, row.cell("cifar10"))
@@ -174,8 +182,10 @@ def _orthogonal(claim: Claim, results: Results, metric: str) -> list[Finding]:
             off = np.abs(matrix[:split, :split])[~np.eye(split, dtype=bool)]
             size = filter_size(*row.network, layer)
             bound = correlation_loss_bound(split, size) / (split * (split - 1))
-            verdict = "supported" if off.mean() <= bound + claim.margin else "contradicted"
-            estimate = f"mean {off.mean():.3f} (at least {bound:.3f}), largest {off.max():.2f}"
+            random = math.sqrt(2 / (math.pi * size))  # mean |cosine| of two random vectors
+            verdict = "supported" if off.mean() - bound <= claim.margin * random else "contradicted"
+            estimate = f"mean {off.mean():.4f}, largest {off.max():.2f}"
+            estimate += f" (bound {bound:.4f}, random {random:.4f})"
             what = f"{row.name}, {layer}: {split} filters in {size} dimensions"
             found.append(Finding(what, verdict, estimate, f"1 of {runs}"))
     return found

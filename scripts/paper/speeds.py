@@ -79,17 +79,23 @@ def _read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
 
 
-def fast_ratios(folder: Path, column: str) -> pd.DataFrame:
-    """A ratio of `folder/benchmarks/*.csv`, measured with runtime=fast.
+def ratios(folder: Path, column: str, mode: str) -> pd.DataFrame:
+    """A ratio of `folder/benchmarks/*.csv`; of several rows of the same kind the last one counts.
+
+    Args:
+        folder: the results.
+        column: of the ratio.
+        mode: "usual" or "fast".
 
     Returns:
         Columns `model, variant, device, precision, rounds, ratio`; a row for each that is known.
     """
-    columns = ["model", "variant", "device", "precision", "rounds"]
+    columns = ["model", "variant", "device", "precision"]
     frames = [_read(path) for path in sorted((folder / "benchmarks").glob("*.csv"))]
-    known = [frame for frame in frames if {*columns, "mode", column} <= set(frame)]
+    known = [frame for frame in frames if {*columns, "rounds", "mode", column} <= set(frame)]
     if not known:
-        return pd.DataFrame(columns=[*columns, "ratio"])
-    rows = pd.concat(known)
-    rows = rows[(rows["mode"] == "fast") & (rows[column] != "")]
-    return rows[columns].assign(ratio=rows[column].astype(float))
+        return pd.DataFrame(columns=[*columns, "rounds", "ratio"])
+    rows = pd.concat(known, ignore_index=True)
+    rows = rows[rows["mode"] == mode].drop_duplicates(columns, keep="last")
+    rows = rows.assign(ratio=pd.to_numeric(rows[column], errors="coerce"))
+    return rows.dropna(subset="ratio")[[*columns, "rounds", "ratio"]]

