@@ -111,3 +111,8 @@ def add_artifacts(folder: Path, record: dict[str, Any], *, filters: int = 8) -> 
         np.fill_diagonal(matrix, 1)
         arrays[f"correlation_{i}"] = matrix.astype(np.float16)
     write_artifacts(folder / "artifacts" / f"{record['run_id']}.npz", arrays)
+
+
+def without_provenance(record: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on where, when and in how many starts a run was trained."""
+    return {key: value for key, value in record.items() if key not in ("provenance", "timing")}

@@ -12,8 +12,6 @@ from configs.compose import CONFIG_DIR
 from linearconv.errors import UserError
 from scripts.paper.printed import PaperRow, paper_rows
 
-VERDICTS = ("supported", "contradicted", "undecided", "not run")
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -95,7 +93,7 @@ class Finding:
 
     Attributes:
         what: the cell or the network, in words.
-        verdict: one of `VERDICTS`.
+        verdict: supported, contradicted, undecided or not run.
         estimate: with its interval, or the number that was counted or measured.
         n: numbers of seeds compared; empty for counts and speeds.
         why: of a verdict that needs a reason.

@@ -41,7 +41,7 @@ def heading(recipe: str) -> str:
 def claims_grid(found: Judged) -> Grid:
     """A row for each claim."""
     header = ["Claim", "Where", "Evidence", "Estimate (last epoch)", "Best epoch", "Margin"]
-    header.append("Verdict (last)")
+    header += ["Verdict (last)", "Verdict (best)"]
     body = []
     for last, best in zip(*found.values(), strict=True):
         claim = last.claim
@@ -57,7 +57,7 @@ def claims_grid(found: Judged) -> Grid:
                 best.text if _on_accuracy(last) else "",
             ]
         )
-    return Grid([*header, "Verdict (best)"], body)
+    return Grid(header, body)
 
 
 def _on_accuracy(judgement: Judgement) -> bool:
@@ -82,7 +82,7 @@ def _estimate(judgement: Judgement) -> str:
 def evidence_grid(found: Judged) -> Grid:
     """A row for each cell, count or measurement that there is, under both metrics."""
     header = ["Claim", "Evidence", "n", "Estimate (last epoch)", "Seeds in common", "Verdict"]
-    header.append("Best epoch")
+    header += ["Best epoch", "Verdict (best)"]
     body, groups = [], set()
     for last, best in zip(*found.values(), strict=True):
         groups.add(len(body))
@@ -92,7 +92,7 @@ def evidence_grid(found: Judged) -> Grid:
                 row = [last.claim.name, one.what, one.n, one.estimate, one.paired, _verdict(one)]
                 row += [other.estimate if again else "", _verdict(other) if again else ""]
                 body.append(row)
-    return Grid([*header, "Verdict (best)"], body, groups)
+    return Grid(header, body, groups)
 
 
 def _verdict(finding: Finding) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from configs.experiments import Cell
+from linearconv.errors import UserError
 from linearconv.theory import correlation_loss_bound
 from scripts.paper.claims import Claim, Finding, Judgement, read_claims
 from scripts.paper.counts import counts, filter_size, inference_flops
@@ -79,12 +80,10 @@ def _decide(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> tup
         if interval.high < -claim.margin:
             return "contradicted", ""
         return "undecided", "the interval includes a margin"
-    sign = 1 if claim.test == "above" else -1
-    if min(sign * interval.low, sign * interval.high) > 0:
-        return "supported", ""
-    if max(sign * interval.low, sign * interval.high) < 0:
-        return "contradicted", ""
-    return "undecided", "the interval includes 0"
+    above, below = interval.low > 0, interval.high < 0
+    if not (above or below):
+        return "undecided", "the interval includes 0"
+    return "supported" if above == (claim.test == "above") else "contradicted", ""
 
 
 def _best_alpha(claim: Claim, results: Results, metric: str) -> list[Finding]:
@@ -180,6 +179,8 @@ def _orthogonal(claim: Claim, results: Results, metric: str) -> list[Finding]:
             arrays.layers, arrays.primary, arrays.correlations, strict=True
         ):
             off = np.abs(matrix[:split, :split])[~np.eye(split, dtype=bool)]
+            if split < 2 or np.isnan(off).any():
+                raise UserError(f"{arrays.run_id}: the correlations of {layer} cannot be judged")
             size = filter_size(*row.network, layer)
             bound = correlation_loss_bound(split, size) / (split * (split - 1))
             random = math.sqrt(2 / (math.pi * size))  # mean |cosine| of two random vectors

@@ -14,17 +14,13 @@ from filelock import FileLock
 
 from linearconv.engine import loop
 from tests.conftest import REPOSITORY
+from tests.records import without_provenance
 
 LRR = ("model=base", "variant=LRr")
 
 
 def records(tmp_path: Path) -> list[dict]:
     return [json.loads(p.read_text()) for p in sorted((tmp_path / "results/runs").glob("*.json"))]
-
-
-def science_part(record: dict) -> dict:
-    """What must not depend on where, when and in how many starts a run was trained."""
-    return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
 
 
 def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path):
@@ -109,7 +105,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(cli, small, tmp_path, m
     second = cli("train", *LRR, *small, *elsewhere)
     assert second.code == 0 and "epoch 1/3" not in second.out and "epoch 2/3" in second.out
     parts = json.loads(next((tmp_path / "b/results/runs").glob("*.json")).read_text())
-    assert science_part(parts) == science_part(whole)
+    assert without_provenance(parts) == without_provenance(whole)
     assert [(s["first_epoch"], s["last_epoch"]) for s in parts["provenance"]] == [(1, 1), (2, 3)]
 
 
@@ -135,7 +131,7 @@ def test_overwrite_keeps_the_old_record_until_the_new_is_complete(
     outcome = cli("train", *LRR, *small, "overwrite=true")
     assert outcome.code == 0 and "epoch 1/3" not in outcome.out  # goes on where it stopped
     (new,) = records(tmp_path)
-    assert science_part(new) == science_part(old)
+    assert without_provenance(new) == without_provenance(old)
     assert new["provenance"][0]["started"] >= old["provenance"][0]["started"]
     assert new != old and not (folder / "overwrite").exists()
 
@@ -360,6 +356,6 @@ def test_killed_again_and_again_ends_as_an_uninterrupted_run(cli, small, tmp_pat
         process.communicate()
     assert cli("train", *overrides, *elsewhere).code == 0
     parts = json.loads(next((tmp_path / "b/results/runs").glob("*.json")).read_text())
-    assert science_part(parts) == science_part(whole)
+    assert without_provenance(parts) == without_provenance(whole)
     assert len(parts["provenance"]) == 5
     assert not list((tmp_path / "b").rglob("*.part"))

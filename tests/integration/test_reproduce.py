@@ -23,16 +23,13 @@ from scripts.jobs.plan import plan_runs
 from scripts.jobs.status import train_log
 from tests.conftest import REPOSITORY, Outcome
 from tests.integration.conftest import TINY, small_run
+from tests.records import without_provenance
 
 ONE_THREAD = ("runtime.threads=1",)  # rounding depends on their number
 
 
 def record(tmp_path: Path, run: Run) -> dict:
     return json.loads((tmp_path / "results/runs" / f"{run.run_id}.json").read_text())
-
-
-def identical_part(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
 
 
 def lines_about(run: Run, outcome: Outcome, first: str) -> list[str]:
@@ -248,7 +245,7 @@ def test_killed_itself_it_loses_nothing(tmp_path, folders, command):
     elsewhere = [f"--{kind}-dir={tmp_path}/b/{kind}" for kind in ("results", "checkpoint", "log")]
     assert command([run], *ONE_THREAD, *elsewhere).code == 0
     uninterrupted = json.loads((tmp_path / f"b/results/runs/{run.run_id}.json").read_text())
-    assert identical_part(uninterrupted) == identical_part(found)
+    assert without_provenance(uninterrupted) == without_provenance(found)
 
 
 @pytest.mark.long
