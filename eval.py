@@ -1,10 +1,11 @@
-"""Evaluate a checkpoint, unfused and fused: python eval.py run=<run_id>."""
+"""Evaluate a run's weights, unfused and fused: python eval.py run=<run_id>."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,31 +13,25 @@ from torch import nn
 from configs import EvalConfig, dataset_config
 from configs.cli import run_main
 from configs.identity import Identity
-from data import Augmentation, Normalisation, ResidentBatches, load_dataset
+from data import Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.step import evaluate
+from linearconv.engine.weights import read_weights, weights_path
 from linearconv.errors import UserError
 from models import Variant, build_model
 
 
 def main(config: EvalConfig, overrides: list[str]) -> int:
     """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
-    path = checkpoint_path(config)
-    checkpoint = load(path)
+    path, checkpoint = find_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
-    batches = test_batches(identity, config, device)
-    spec = batches.spec
-    model = build_model(
-        identity["model"]["name"],
-        Variant.from_identity(identity["variant"]),
-        in_channels=spec.channels,
-        classes=spec.classes,
+    batches = test_batches(
+        identity, Path(config.dataset.root), batch_size=config.batch_size, device=device
     )
-    model.load_state_dict(checkpoint["model"])
-    model = model.to(device).eval()
+    model = trained_model(checkpoint, batches.spec).to(device)
     fused = fuse(model)
     precision = identity["precision"]
     with precision_flags(precision):
@@ -50,21 +45,42 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
     return 0
 
 
-def checkpoint_path(config: EvalConfig) -> Path:
-    """The checkpoint file to evaluate."""
+def find_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
+    """The file to evaluate and its content: a checkpoint or, without any, published weights."""
     if config.checkpoint is not None:
-        return Path(config.checkpoint)
+        path = Path(config.checkpoint)
+        return path, load(path)
     checkpoints = Checkpoints(Path(config.checkpoint_dir) / config.run)
-    if config.weights == "best":
-        return checkpoints.best
-    epochs = checkpoints.epochs()
-    if not epochs:
-        raise UserError(f"no checkpoint found in {checkpoints.folder}/: train the run first")
-    return epochs[-1]
+    found = [checkpoints.best] if config.weights == "best" else checkpoints.epochs()[-1:]
+    for path in found:
+        if path.exists():
+            return path, load(path)
+    path = weights_path(Path(config.results_dir), config.run)
+    if not path.exists():
+        raise UserError(
+            f"no {config.weights} checkpoint in {checkpoints.folder}/ and no {path}: train the run "
+            "first"
+        )
+    return path, read_weights(path, config.weights)
 
 
-def test_batches(identity: Identity, config: EvalConfig, device: torch.device) -> ResidentBatches:
-    """The test images that the run was evaluated on."""
+def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
+    """The network of a checkpoint, in evaluation mode, on the CPU."""
+    identity = checkpoint["science"]
+    model = build_model(
+        identity["model"]["name"],
+        Variant.from_identity(identity["variant"]),
+        in_channels=spec.channels,
+        classes=spec.classes,
+    )
+    model.load_state_dict(checkpoint["model"])
+    return model.eval()
+
+
+def test_batches(
+    identity: Identity, root: Path, *, batch_size: int, device: torch.device
+) -> ResidentBatches:
+    """The test images that a run was evaluated on, from the folder of packed datasets."""
     recipe, dataset = identity["recipe"], identity["dataset"]
     spec = replace(
         dataset_config(dataset["name"]),
@@ -72,14 +88,12 @@ def test_batches(identity: Identity, config: EvalConfig, device: torch.device) -
         normalisation=Normalisation(**recipe["normalisation"]),
         digest=dataset["digest"],
     )
-    data = load_dataset(
-        spec, Path(config.dataset.root), limit_train=1, limit_test=dataset["limit_test"]
-    )
+    data = load_dataset(spec, root, limit_train=1, limit_test=dataset["limit_test"])
     return ResidentBatches(
         data,
         spec,
-        batch_size=config.batch_size,
-        eval_batch_size=config.batch_size,
+        batch_size=batch_size,
+        eval_batch_size=batch_size,
         seed=identity["seed"],
         device=device,
     )

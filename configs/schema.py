@@ -157,12 +157,13 @@ class EvalConfig:
     """The config of eval.py.
 
     Attributes:
-        run: a run_id, looked up in checkpoint_dir.
+        run: a run_id, looked up in checkpoint_dir and then in results_dir.
         checkpoint: path of a checkpoint, instead of run.
         weights: with run: best (as selected in training) or last.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per batch.
         checkpoint_dir: the checkpoints of a run are in <checkpoint_dir>/<run_id>/.
+        results_dir: published weights are in <results_dir>/weights/<run_id>.safetensors.
         dataset.root: the folder of packed datasets; default: $LINEARCONV_DATA, else datasets.
     """
 
@@ -172,6 +173,7 @@ class EvalConfig:
     device: str = "auto"
     batch_size: int = 256
     checkpoint_dir: str = "checkpoints"
+    results_dir: str = "results"
     dataset: EvalDatasetConfig = field(default_factory=EvalDatasetConfig)
 
 

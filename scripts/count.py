@@ -22,7 +22,7 @@ from configs.cli import MISTAKE
 from configs.schema import TrainConfig
 from linearconv import LinearConv2d
 from linearconv.complexity import count_macs_by_phase, count_parameters, layer_table, paper_flops
-from linearconv.engine.filters import primary_count
+from linearconv.engine.artifacts import primary_count
 from linearconv.errors import UserError
 from scripts.paper.counts import INPUT, counts, network
 from scripts.paper.printed import PaperRow, paper_rows, printed

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from configs.experiments import Cell, Run, cell_runs
-from linearconv.engine.record import SCHEMA, write_artifacts, write_record
+from linearconv.engine.artifacts import pack_symmetric, write_artifacts
+from linearconv.engine.record import SCHEMA, write_record
 
 START = {
     "overrides": [],
@@ -108,8 +109,10 @@ def add_artifacts(folder: Path, record: dict[str, Any], *, filters: int = 8) -> 
     for i in range(2):
         matrix = random.uniform(-1, 1, size=(filters, filters))
         matrix = (matrix + matrix.T) / 2
-        np.fill_diagonal(matrix, 1)
-        arrays[f"correlation_{i}"] = matrix.astype(np.float16)
+        arrays[f"correlations_{i}"] = pack_symmetric(matrix.astype(np.float16))
+        if primary < filters:
+            coefficients = random.uniform(-1, 1, size=(primary, filters - primary))
+            arrays[f"coefficients_{i}"] = coefficients.astype(np.float16)
     write_artifacts(folder / "artifacts" / f"{record['run_id']}.npz", arrays)
 
 

@@ -69,6 +69,14 @@ class Checkpoints:
             )
         return None
 
+    def load_best(self) -> dict[str, Any]:
+        """The best weights.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return load(self.best)
+
     def clear(self) -> None:
         """Delete all checkpoints of the run."""
         for path in [*self.epochs(), self.best]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,14 @@ from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from linearconv.engine.optimizer import adam, load_state, set_lr
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
-from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
+from linearconv.engine.step import (
+    Evaluation,
+    Regularizer,
+    Steps,
+    TrainBatches,
+    TrainStep,
+    evaluate,
+)
 from linearconv.regularizer import model_correlation_loss, regularized_filters
 
 
@@ -90,6 +97,10 @@ class Training:
     def best(self, key: str) -> Entry:
         """The first epoch with the highest accuracy `key`."""
         return max(self.curve, key=lambda entry: entry[key])
+
+    def evaluate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+        """Evaluate the current weights; call it inside `accelerated.rewritten()`."""
+        return evaluate(self.accelerated.evaluated(), images, self.settings.precision)
 
     def state_dict(self) -> dict[str, Any]:
         """Only tensors and plain values, so that `torch.load(weights_only=True)` can read it."""
@@ -195,10 +206,9 @@ def train_epoch(
         "train_acc": 100.0 * correct_sum / batches.train_size,
         "correlation_loss": _correlation(training),
     }
-    network = training.accelerated.evaluated()
     for name, split in (("test", batches.test()), ("val", batches.val())):
         if split is not None:
-            result = evaluate(network, split, training.settings.precision)
+            result = training.evaluate(split)
             entry |= {f"{name}_loss": result.loss, f"{name}_acc": result.accuracy}
     for name, value in entry.items():
         if value is not None and not math.isfinite(value):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -123,9 +122,3 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise UserError(f"{path} is not a record of layout {SCHEMA}; restore or delete it")
     return record
-
-
-def write_artifacts(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Atomically write a run's arrays for the figures as one compressed .npz."""
-    with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from linearconv.engine.filters import filter_artifacts
+from linearconv.engine.artifacts import filter_artifacts, unpack_symmetric
 
 Entry = dict[str, Any]
 
@@ -159,7 +159,8 @@ class TensorBoard:
             primary = primary[:, :1]
         self._writer.add_images(f"primary_filters/{arrays['layers'][0]}", primary, epoch)
         for i, layer in enumerate(arrays["layers"]):
-            matrix = abs(arrays[f"correlation_{i}"].astype("float32")).clip(0, 1)
+            matrix = unpack_symmetric(arrays[f"correlations_{i}"]).astype("float32")
+            matrix = abs(matrix).clip(0, 1)
             self._writer.add_image(f"correlation/{layer}", matrix, epoch, dataformats="HW")
 
     def close(self) -> None:

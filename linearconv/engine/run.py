@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
+from linearconv.engine.artifacts import correct_artifacts, filter_artifacts, write_artifacts
 from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast.speed import Speed
-from linearconv.engine.filters import filter_artifacts
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
-from linearconv.engine.record import build_record, read_record, write_artifacts, write_record
+from linearconv.engine.precision import precision_flags
+from linearconv.engine.record import build_record, read_record, write_record
 from linearconv.engine.reporting import TensorBoard, console
+from linearconv.engine.weights import LARGEST, weights_path, write_weights
 from linearconv.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class RunPaths:
 
     Attributes:
         run_id: the run's name.
-        results: contains `runs/<run_id>.json` and `artifacts/<run_id>.npz`.
+        results: contains `runs/<run_id>.json`, `artifacts/<run_id>.npz` and, of small networks,
+            `weights/<run_id>.safetensors`.
         checkpoint_dir: contains the folder `<run_id>` of checkpoints.
         log_dir: contains the folder `<run_id>` of the TensorBoard log.
     """
@@ -44,8 +51,13 @@ class RunPaths:
 
     @property
     def artifacts(self) -> Path:
-        """Arrays for the figures."""
+        """Arrays for the figures, and which test images are classified correctly."""
         return self.results / "artifacts" / f"{self.run_id}.npz"
+
+    @property
+    def weights(self) -> Path:
+        """The best and the last weights, with which anybody can check the record."""
+        return weights_path(self.results, self.run_id)
 
     @property
     def checkpoints(self) -> Path:
@@ -63,7 +75,8 @@ class RunPaths:
         Raises:
             UserError: a folder cannot be created or written to.
         """
-        for folder in (self.record.parent, self.artifacts.parent, self.checkpoints, self.log):
+        results = (self.record.parent, self.artifacts.parent, self.weights.parent)
+        for folder in (*results, self.checkpoints, self.log):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 with TemporaryFile(dir=folder):
@@ -166,19 +179,40 @@ def execute(
 
 def _publish(spec: RunSpec, training: Training, checkpoints: Checkpoints) -> dict[str, Any]:
     """Write the results of a finished run, the record last; returns the record."""
+    paths, model = spec.paths, training.model
     record = build_record(
-        spec.paths.run_id,
+        paths.run_id,
         spec.identity,
         training,
         input_shape=spec.input_shape,
         batch_size=spec.identity["recipe"]["batch_size"],
         images_per_epoch=spec.batches.train_size,
     )
-    if checkpoints.folder != spec.paths.checkpoints:
-        checkpoints.move_to(spec.paths.checkpoints)
-    write_artifacts(spec.paths.artifacts, filter_artifacts(training.model))
-    write_record(spec.paths.record, record)
+    header = {"run_id": paths.run_id, "science": spec.identity, "epoch": training.epoch}
+    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {"last": {**header, "model": last}}
+    try:
+        weights = {"best": checkpoints.load_best(), **weights}
+    except UserError as error:
+        log.warning("%s; the results of %s are written without it", error, paths.run_id)
+    correct = {
+        name: _correct(training, checkpoint["model"], spec.batches)
+        for name, checkpoint in weights.items()
+    }
+    if checkpoints.folder != paths.checkpoints:
+        checkpoints.move_to(paths.checkpoints)
+    if record["params"] <= LARGEST:
+        write_weights(paths.weights, weights)
+    write_artifacts(paths.artifacts, filter_artifacts(model) | correct_artifacts(correct))
+    write_record(paths.record, record)
     return record
+
+
+def _correct(training: Training, weights: dict[str, Tensor], batches: Batches) -> np.ndarray:
+    """Whether the network with these weights, which it keeps, classifies each test image right."""
+    training.model.load_state_dict(weights)
+    with precision_flags(training.settings.precision), training.accelerated.rewritten():
+        return training.evaluate(batches.test()).correct.numpy()
 
 
 def _open_checkpoints(

@@ -117,27 +117,35 @@ class EagerSteps:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy (nats) and accuracy (percent) over a set of images."""
+    """A network's predictions for a set of N images.
+
+    Attributes:
+        loss: mean cross-entropy (nats).
+        correct: (N,) bool on the CPU, whether each image is classified correctly.
+    """
 
     loss: float
-    accuracy: float
+    correct: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Percentage of the images that are classified correctly."""
+        return 100.0 * self.correct.count_nonzero().item() / len(self.correct)
 
 
 @torch.no_grad()
 def evaluate(
     network: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Evaluation:
-    """Evaluate a network that is in evaluation mode; waits for the device only once, at the end."""
-    sums, count = None, 0
+    """Evaluate a network that is in evaluation mode; waits for the device only at the end."""
+    losses, correct = [], []
     for images, labels in batches:
         with autocast(precision, images.device):
             logits = network(images)
             loss = F.cross_entropy(logits, labels, reduction="sum")
-        correct = (logits.argmax(dim=1) == labels).sum()
-        part = torch.stack([loss.double(), correct.double()])
-        sums = part if sums is None else sums + part
-        count += len(labels)
-    if sums is None:
+        losses.append(loss.double())
+        correct.append(logits.argmax(dim=1) == labels)
+    if not correct:
         raise ValueError("no images to evaluate")
-    loss_sum, correct_sum = sums.tolist()
-    return Evaluation(loss_sum / count, 100.0 * correct_sum / count)
+    correct = torch.cat(correct).cpu()
+    return Evaluation(sum(losses).item() / len(correct), correct)

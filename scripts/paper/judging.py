@@ -13,9 +13,9 @@ import pandas as pd
 from configs.experiments import Cell
 from linearconv.errors import UserError
 from linearconv.theory import correlation_loss_bound
+from scripts.paper.artifacts import read_filters
 from scripts.paper.claims import Claim, Finding, Judgement, read_claims
 from scripts.paper.counts import counts, filter_size, inference_flops
-from scripts.paper.figures.filters import read_filters
 from scripts.paper.intervals import holm, p_below, paired, welch
 from scripts.paper.printed import DATASETS, MODELS, PaperRow, paper_rows
 from scripts.paper.results import Results
@@ -170,8 +170,9 @@ def _orthogonal(claim: Claim, results: Results, metric: str) -> list[Finding]:
     """Mean |correlation| of primary filters, in the layers that one run's artifacts hold."""
     found = []
     for row in claim.rows():
-        arrays = read_filters(results, row.cell("cifar10"))
-        if arrays is None:
+        record = results.first_record(row.cell("cifar10"))
+        arrays = record and read_filters(results.folder, record["run_id"])
+        if not arrays:
             found.append(Finding(f"{row.name} on CIFAR-10", "not run"))
             continue
         runs = len(results.records(row.cell("cifar10")))

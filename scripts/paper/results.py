@@ -157,6 +157,10 @@ class Results:
         """The records that fill a cell."""
         return self._filled.get(cell, {})
 
+    def first_record(self, cell: Cell) -> Record | None:
+        """The record of a cell's lowest seed."""
+        return next(iter(self.records(cell).values()), None)
+
     def cells(self) -> list[Cell]:
         """The cells that have records, in the order of the tables."""
         return [cell for cell in all_cells() if cell in self._filled]
@@ -171,10 +175,6 @@ class Results:
             },
             index=pd.Index(found, name="seed", dtype="int64"),
         )
-
-    def artifacts(self, record: Record) -> Path:
-        """The file of a run's arrays, which may not exist."""
-        return self.folder / "artifacts" / f"{record['run_id']}.npz"
 
 
 @cache

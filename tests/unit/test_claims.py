@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.experiments import Cell
-from linearconv.engine.record import write_artifacts
+from linearconv.engine.artifacts import pack_symmetric, write_artifacts
 from linearconv.errors import UserError
 from scripts.paper import claims as claims_module
 from scripts.paper.claims import Finding, Judgement, read_claims
@@ -152,7 +152,7 @@ def test_random_filters_are_not_orthogonal(tmp_path, scale, expected):
         "layers": np.array(["conv4"]),
         "primary": np.array([128]),
         "filters": np.zeros((256, 3, 3, 3), dtype=np.float16),
-        "correlation_0": matrix.astype(np.float16),
+        "correlations_0": pack_symmetric(matrix.astype(np.float16)),
     }
     write_artifacts(tmp_path / "artifacts" / f"{record['run_id']}.npz", arrays)
     found = verdict(tmp_path, "primary filters become orthogonal")

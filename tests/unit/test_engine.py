@@ -11,9 +11,15 @@ from torch import nn
 
 from linearconv import LinearConv2d, correlation_loss
 from linearconv.engine import checkpoint as checkpoints_module
+from linearconv.engine.artifacts import (
+    correct_artifacts,
+    filter_artifacts,
+    pack_symmetric,
+    unpack_correct,
+    unpack_symmetric,
+)
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.fast.speed import Speed
-from linearconv.engine.filters import filter_artifacts
 from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.provenance import portable, provenance
@@ -414,14 +420,47 @@ def test_records_do_not_tell_what_lies_above(override, kept, tmp_path, monkeypat
 
 
 def test_artifacts_hold_first_filters_and_correlations():
-    model = nn.Sequential(LinearConv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 512, 1))
+    model = nn.Sequential(LinearConv2d(3, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 513, 1))
     arrays = filter_artifacts(model)
     assert arrays["layers"].tolist() == ["0", "1"] and arrays["primary"].tolist() == [4, 16]
     assert arrays["filters"].shape == (8, 3, 3, 3) and arrays["filters"].dtype == np.float16
     weight = model[0].weight.detach().numpy().reshape(8, -1)
     unit = weight / np.linalg.norm(weight, axis=1, keepdims=True)
-    np.testing.assert_allclose(arrays["correlation_0"], unit @ unit.T, atol=1e-3)
-    assert arrays["correlation_1"].shape == (16, 16)
+    found = unpack_symmetric(arrays["correlations_0"])
+    np.testing.assert_allclose(found, unit @ unit.T, atol=1e-3)
+    assert arrays["correlations_1"].shape == (16 * 15 // 2,)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_artifacts_generate_the_secondary_filters_from_the_primary_ones(rank):
+    layer = LinearConv2d(3, 8, 3, alpha=0.5, rank=rank, init="variance_preserving")
+    arrays = filter_artifacts(nn.Sequential(layer))
+    filters = arrays["filters"].reshape(8, -1).astype(float)
+    generated = arrays["coefficients_0"].astype(float).T @ filters[:4]
+    np.testing.assert_allclose(generated, filters[4:], atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_symmetric_matrices_survive_packing(size):
+    matrix = np.random.default_rng(size).normal(size=(size, size))
+    matrix = matrix + matrix.T
+    np.fill_diagonal(matrix, 1)
+    np.testing.assert_array_equal(unpack_symmetric(pack_symmetric(matrix)), matrix)
+
+
+def test_a_number_of_entries_that_no_matrix_has_is_rejected():
+    with pytest.raises(ValueError, match="4 is not the number"):
+        unpack_symmetric(np.zeros(4))
+
+
+@pytest.mark.parametrize("count", [1, 8, 10_001])
+def test_correct_images_survive_packing(count):
+    random = np.random.default_rng(count)
+    correct = {name: random.random(count) < 0.8 for name in ("best", "last")}
+    arrays = correct_artifacts(correct)
+    for name, images in correct.items():
+        np.testing.assert_array_equal(unpack_correct(arrays, name), images)
+    assert unpack_correct({}, "best") is None
 
 
 def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch):

@@ -6,7 +6,11 @@ from scripts.paper.figures.accuracy import accuracy_figure, alpha_figure
 from scripts.paper.figures.base import Figure
 from scripts.paper.figures.cost import cost_figure
 from scripts.paper.figures.curves import curve_figures
-from scripts.paper.figures.filters import correlation_figures, filter_figures
+from scripts.paper.figures.filters import (
+    coefficient_figures,
+    correlation_figures,
+    filter_figures,
+)
 from scripts.paper.results import Results
 
 __all__ = ["Figure", "all_figures"]
@@ -20,5 +24,6 @@ def all_figures(results: Results, metric: str) -> list[Figure]:
         cost_figure(results, metric),
         *correlation_figures(results),
         *filter_figures(results),
+        *coefficient_figures(results),
         *curve_figures(results),
     ]

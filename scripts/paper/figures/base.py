@@ -12,7 +12,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from configs.experiments import Cell
-from scripts.paper.results import Record, Results
 
 SINGLE, DOUBLE = 3.35, 6.9
 """Widths of one and two columns in print, in inches."""
@@ -78,11 +77,6 @@ class Figure:
         with mpl.rc_context(STYLE):
             self.draw().savefig(file, format=kind, metadata=METADATA[kind])
         return file.getvalue()
-
-
-def first_record(results: Results, cell: Cell) -> Record | None:
-    """The record of a cell's lowest seed."""
-    return next(iter(results.records(cell).values()), None)
 
 
 def cell_name(cell: Cell) -> str:

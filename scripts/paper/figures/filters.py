@@ -1,18 +1,16 @@
-"""Figure 3 (right), correlations between filters, and the first layer's filters as in Figure 1."""
+"""Figure 3 (right), correlations between filters; filters and coefficients as in Figure 1."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from configs.experiments import Cell
-from linearconv.errors import UserError
-from scripts.paper.figures.base import DOUBLE, Figure, cell_name, first_record
+from scripts.paper.artifacts import Filters, read_filters
+from scripts.paper.figures.base import DOUBLE, Figure, cell_name
 from scripts.paper.printed import MODELS
 from scripts.paper.results import Results
 
@@ -21,64 +19,18 @@ CELLS_OF = ("base", "vgg11")
 DATASET = "cifar10"
 
 
-@dataclass(frozen=True)
-class Filters:
-    """The arrays of one run (see `linearconv.engine.filters`).
-
-    Attributes:
-        variant: Conv, L, Lr or LRr.
-        run_id: run_id of the run.
-        layers: names of the chosen layers.
-        primary: their numbers of primary filters.
-        filters: (F, C, KH, KW), the first layer's.
-        correlations: (F, F) for each chosen layer.
-    """
-
-    variant: str
-    run_id: str
-    layers: list[str]
-    primary: list[int]
-    filters: np.ndarray
-    correlations: list[np.ndarray]
-
-
-def read_filters(results: Results, cell: Cell) -> Filters | None:
-    """The arrays of a cell's run with the lowest seed; None if there is no run or it saved none.
-
-    Raises:
-        UserError: a damaged file.
-    """
-    record = first_record(results, cell)
-    if record is None or not results.artifacts(record).exists():
-        return None
-    path = results.artifacts(record)
-    try:
-        with np.load(path) as arrays:
-            layers = arrays["layers"].tolist()
-            return Filters(
-                variant=cell.variant,
-                run_id=record["run_id"],
-                layers=layers,
-                primary=arrays["primary"].tolist(),
-                filters=arrays["filters"].astype(float),
-                correlations=[arrays[f"correlation_{i}"].astype(float) for i in range(len(layers))],
-            )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
-
-
 def _read_all(
     results: Results, model: str, variants: tuple[str, ...]
-) -> tuple[list[Filters], list[str]]:
-    """The arrays of a model's variants, and the names of those that are missing."""
-    found, missing = [], []
+) -> tuple[dict[str, Filters], list[str]]:
+    """The filters of a model's variants, of the runs with the lowest seed, and what is missing."""
+    found, missing = {}, []
     for variant in variants:
         cell = Cell(model, variant, DATASET)
-        filters = read_filters(results, cell)
-        if filters is not None:
-            found.append(filters)
+        record = results.first_record(cell)
+        arrays = record and read_filters(results.folder, record["run_id"])
+        if arrays:
+            found[variant] = arrays
         else:
-            record = first_record(results, cell)
             missing.append(f"artifacts/{record['run_id']}.npz" if record else cell_name(cell))
     return found, missing
 
@@ -93,7 +45,7 @@ def correlation_figures(results: Results) -> list[Figure]:
                 f"figure3-correlations-{model}",
                 f"Correlations between the filters of {MODELS[model]}'s chosen layers after "
                 "training. P: primary, S: secondary filters.",
-                [line for run in runs for line in _correlation_lines(run)],
+                [line for run in runs.values() for line in _correlation_lines(run)],
                 missing,
                 lambda runs=runs: _draw_correlations(runs),
             )
@@ -127,12 +79,12 @@ def _mean_off_diagonal(matrix: np.ndarray) -> float | None:
     return (matrix.sum() - np.trace(matrix)) / count if count else None
 
 
-def _draw_correlations(runs: list[Filters]) -> Canvas:
-    rows = max(len(run.layers) for run in runs)
+def _draw_correlations(runs: dict[str, Filters]) -> Canvas:
+    rows = max(len(run.layers) for run in runs.values())
     width = 0.5 + 2.0 * len(runs)
     canvas = Canvas(figsize=(min(width, DOUBLE), 0.3 + 1.85 * rows))
     panels = canvas.subplots(rows, len(runs), squeeze=False)
-    for column, run in enumerate(runs):
+    for column, (variant, run) in enumerate(runs.items()):
         for row, axes in enumerate(panels[:, column]):
             image = axes.imshow(
                 run.correlations[row],
@@ -144,7 +96,7 @@ def _draw_correlations(runs: list[Filters]) -> Canvas:
             )
             _mark_parts(axes, run.primary[row], len(run.correlations[row]))
             if row == 0:
-                axes.set_title(run.variant)
+                axes.set_title(variant)
             if column == 0:
                 axes.set_ylabel(run.layers[row])
     canvas.colorbar(image, ax=panels, shrink=0.6, label="correlation", aspect=30)
@@ -177,7 +129,7 @@ def filter_figures(results: Results) -> list[Figure]:
                 f"figure1-filters-{model}",
                 f"The filters of {MODELS[model]}'s first layer after training, as RGB images; each "
                 "filter scaled by its largest weight, grey is zero.",
-                [line for run in runs for line in _filter_lines(run)],
+                [line for run in runs.values() for line in _filter_lines(run)],
                 missing,
                 lambda runs=runs: _draw_filters(runs),
             )
@@ -197,14 +149,14 @@ def _filter_lines(run: Filters) -> list[dict[str, Any]]:
     ]
 
 
-def _draw_filters(runs: list[Filters]) -> Canvas:
+def _draw_filters(runs: dict[str, Filters]) -> Canvas:
     columns = 16
-    counts = [max(run.primary[0], len(run.filters) - run.primary[0]) for run in runs]
+    counts = [max(run.primary[0], len(run.filters) - run.primary[0]) for run in runs.values()]
     heights = [-(-count // columns) for count in counts]
     canvas = Canvas(figsize=(DOUBLE, 0.35 + 0.2 * sum(heights) + 0.08 * len(runs)))
     canvas.set_layout_engine("constrained", wspace=0.04, hspace=0.02)
     panels = canvas.subplots(len(runs), 2, squeeze=False, height_ratios=heights)
-    for (left, right), run, rows in zip(panels, runs, heights, strict=True):
+    for (left, right), (variant, run), rows in zip(panels, runs.items(), heights, strict=True):
         largest = np.abs(run.filters).max(axis=(1, 2, 3), keepdims=True)
         scaled = run.filters / np.where(largest == 0, 1, largest)
         images = 0.5 + scaled.transpose(0, 2, 3, 1) / 2
@@ -212,10 +164,10 @@ def _draw_filters(runs: list[Filters]) -> Canvas:
         for axes, part in ((left, images[:split]), (right, images[split:])):
             axes.axis("off")
             axes.imshow(_mosaic(part, rows, columns), interpolation="nearest", rasterized=True)
-        name = run.variant if split < len(run.filters) else f"{run.variant},\nall"
+        name = variant if split < len(run.filters) else f"{variant},\nall"
         left.text(-0.02, 0.5, name, transform=left.transAxes, ha="right", va="center")
     panels[0][0].set_title("primary (stored)")
-    if any(run.primary[0] < len(run.filters) for run in runs):
+    if any(run.primary[0] < len(run.filters) for run in runs.values()):
         panels[0][1].set_title("secondary (generated)")
     return canvas
 
@@ -227,4 +179,56 @@ def _mosaic(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
     for i, image in enumerate(images):
         top, left = i // columns * height, i % columns * width
         canvas[top : top + height - 1, left : left + width - 1] = image
+    return canvas
+
+
+def coefficient_figures(results: Results) -> list[Figure]:
+    """The coefficients of the first layer's combinations, for each model."""
+    figures = []
+    for model in CELLS_OF:
+        runs, missing = _read_all(results, model, ("L", "Lr", "LRr"))
+        lacking = [name for name, run in runs.items() if run.coefficients[0] is None]
+        missing += [f"coefficients of {runs.pop(name).run_id}" for name in lacking]
+        figures.append(
+            Figure(
+                f"figure1-coefficients-{model}",
+                f"The coefficients A that generate the secondary filters of {MODELS[model]}'s "
+                "first layer from its primary ones (of LRr the product A1 A2) after training.",
+                [line for run in runs.values() for line in _coefficient_lines(run)],
+                missing,
+                lambda runs=runs: _draw_coefficients(runs),
+            )
+        )
+    return figures
+
+
+def _coefficient_lines(run: Filters) -> list[dict[str, Any]]:
+    return [
+        {
+            "run_id": run.run_id,
+            "secondary": run.primary[0] + i,
+            "coefficients": " ".join(f"{value:.4f}" for value in column),
+        }
+        for i, column in enumerate(run.coefficients[0].T)
+    ]
+
+
+def _draw_coefficients(runs: dict[str, Filters]) -> Canvas:
+    canvas = Canvas(figsize=(min(0.6 + 2.1 * len(runs), DOUBLE), 2.3))
+    largest = max(np.abs(run.coefficients[0]).max() for run in runs.values())
+    panels = canvas.subplots(1, len(runs), squeeze=False)[0]
+    for axes, (variant, run) in zip(panels, runs.items(), strict=True):
+        image = axes.imshow(
+            run.coefficients[0].T,
+            cmap="PuOr",
+            vmin=-largest,
+            vmax=largest,
+            interpolation="nearest",
+            rasterized=True,
+        )
+        axes.set_title(variant)
+        axes.set_xlabel("primary filter")
+        axes.tick_params(length=0)
+    panels[0].set_ylabel("secondary filter")
+    canvas.colorbar(image, ax=panels, shrink=0.8, label="coefficient", aspect=20)
     return canvas

@@ -1,0 +1,194 @@
+"""Evaluate all published weights and compare them with the records, image by image.
+
+    python scripts/verify.py                        # every file in results/weights/
+    python scripts/verify.py cifar10-base-Lr-s0-40b4d5a3
+
+For each run: the network is built from the identity in its record, the weights' digest must be the
+recorded one, and the test images that the best and the last weights classify correctly must be as
+many as recorded, and the same ones. Another device rounds differently, so an image may turn over
+whose two highest logits are almost equal; such images are counted and named as what they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.cli import FAILED, MISTAKE
+from configs.identity import canonical_json
+from data import ResidentBatches
+from eval import test_batches, trained_model
+from linearconv.engine.device import resolve_device
+from linearconv.engine.precision import autocast, precision_flags
+from linearconv.engine.record import read_record, weights_sha256
+from linearconv.engine.weights import read_all_weights, weights_path
+from linearconv.errors import UserError
+from scripts.paper.artifacts import read_correct
+from scripts.paper.results import RESULTS
+
+TIES = {"fp32": 1e-3, "tf32": 0.05, "bf16": 0.5}
+"""By precision, the largest difference between two logits that rounding can turn over."""
+
+
+class Mismatch(Exception):
+    """Weights that are not those of the record, or do not reproduce it."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A network's predictions for N test images.
+
+    Attributes:
+        correct: (N,) bool, whether each image is classified correctly.
+        tied: (N,) bool, whether rounding could turn that over.
+    """
+
+    correct: np.ndarray
+    tied: np.ndarray
+
+
+def main() -> int:
+    """Verify and print one line for each set of weights; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="*", help="run_ids; default: all that have weights")
+    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    root = args.data_root or Path(os.environ.get("LINEARCONV_DATA", "datasets"))
+    try:
+        runs = args.run or published(args.results_dir)
+        device, failed = resolve_device(args.device), []
+        sets = TestSets(root, device)
+        for run in runs:
+            try:
+                for line in verify(run, args.results_dir, sets):
+                    print(line, flush=True)
+            except Mismatch as mismatch:
+                print(f"{run}: FAILED: {mismatch}", flush=True)
+                failed.append(run)
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    print(f"{len(runs) - len(failed)} of {len(runs)} runs are reproduced by their weights")
+    return FAILED if failed else 0
+
+
+def published(folder: Path) -> list[str]:
+    """The run_ids of all published weights.
+
+    Raises:
+        UserError: there are none.
+    """
+    runs = sorted(path.stem for path in weights_path(folder, "").parent.glob("*.safetensors"))
+    if not runs:
+        raise UserError(f"no weights in {weights_path(folder, '').parent}/: nothing to verify")
+    return runs
+
+
+class TestSets:
+    """The test images that runs were evaluated on, each loaded once.
+
+    Args:
+        root: the folder of packed datasets.
+        device: of the images.
+    """
+
+    __test__ = False  # not a test of pytest's
+
+    def __init__(self, root: Path, device: torch.device) -> None:
+        self.root, self.device = root, device
+        self._loaded: dict[str, ResidentBatches] = {}
+
+    def of(self, identity: dict[str, Any]) -> ResidentBatches:
+        """The test images of a run."""
+        recipe = {key: identity["recipe"][key] for key in ("augmentation", "normalisation")}
+        key = canonical_json([identity["dataset"], recipe])
+        if key not in self._loaded:
+            self._loaded[key] = test_batches(
+                identity, self.root, batch_size=250, device=self.device
+            )
+        return self._loaded[key]
+
+
+def verify(run_id: str, folder: Path, sets: TestSets) -> Iterator[str]:
+    """Compare a run's weights with its record; yields one line for each set of weights.
+
+    Raises:
+        Mismatch: they differ.
+        UserError: a file is missing or damaged.
+    """
+    record = read_record(folder / "runs" / f"{run_id}.json")
+    weights = read_all_weights(weights_path(folder, run_id))
+    for name, checkpoint in weights.items():
+        if checkpoint["science"] != record["science"]:
+            raise Mismatch("the weights are of another run than the record")
+        model = trained_model(checkpoint, sets.of(record["science"]).spec)
+        if name == "last" and weights_sha256(model) != record["final_weights_sha256"]:
+            raise Mismatch("the digest of the last weights is not the recorded one")
+        model = model.to(sets.device)
+        found = predict(model, sets.of(record["science"]), record["science"]["precision"])
+        recorded = record["curve"][checkpoint["epoch"] - 1]["test_acc"]
+        images = read_correct(folder, run_id, name)
+        note = compare(found, recorded, images)
+        yield f"{run_id} {name}, epoch {checkpoint['epoch']}: {recorded:.2f} % {note}"
+
+
+@torch.no_grad()
+def predict(model: torch.nn.Module, batches: ResidentBatches, precision: str) -> Predictions:
+    """The predictions of a network in evaluation mode."""
+    correct, tied = [], []
+    with precision_flags(precision):
+        for images, labels in batches.test():
+            with autocast(precision, images.device):
+                logits = model(images).float()
+            right = logits.gather(1, labels[:, None])[:, 0]
+            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+            correct.append(logits.argmax(dim=1) == labels)
+            tied.append((right - others).abs() <= TIES[precision])
+    return Predictions(torch.cat(correct).cpu().numpy(), torch.cat(tied).cpu().numpy())
+
+
+def compare(found: Predictions, recorded: float, images: np.ndarray | None) -> str:
+    """Compare predictions with the recorded accuracy (percent) and, if known, images (N,) bool.
+
+    Returns:
+        What agrees.
+
+    Raises:
+        Mismatch: they differ by more than rounding.
+    """
+    total, count = len(found.correct), int(found.correct.sum())
+    expected = round(recorded * total / 100)
+    if images is None:
+        if abs(count - expected) > found.tied.sum():
+            raise Mismatch(f"{count} of {total} images are correct, recorded are {expected}")
+        return "as recorded" if count == expected else f"recorded, {100 * count / total:.2f} % here"
+    if len(images) != total or images.sum() != expected:
+        raise Mismatch(
+            f"the artifacts have {images.sum()} of {len(images)} images correct, the record has "
+            f"{expected} of {total}"
+        )
+    turned = found.correct != images
+    if (turned & ~found.tied).any():
+        raise Mismatch(
+            f"{turned.sum()} images are classified otherwise than recorded, "
+            f"{(turned & ~found.tied).sum()} of them not near a tie"
+        )
+    if turned.any():
+        return f"as recorded, but for {turned.sum()} of {total} images, near a tie"
+    return f"as recorded, on each of {total} images"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
