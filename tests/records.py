@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.experiments import Cell, Run, cell_runs
-from linearconv.engine.artifacts import pack_symmetric, write_artifacts
+from linearconv.engine.artifacts import correct_artifacts, pack_symmetric, write_artifacts
 from linearconv.engine.record import SCHEMA, write_record
 
 START = {
@@ -97,7 +97,13 @@ def add_runs(
     return records
 
 
-def add_artifacts(folder: Path, record: dict[str, Any], *, filters: int = 8) -> None:
+def add_artifacts(
+    folder: Path,
+    record: dict[str, Any],
+    *,
+    filters: int = 8,
+    correct: np.ndarray | None = None,
+) -> None:
     """Write arrays as a run leaves them: two layers of `filters` filters each."""
     random = np.random.default_rng(record["science"]["seed"])
     primary = filters // 2 if record["science"]["variant"]["linear"] else filters
@@ -113,6 +119,8 @@ def add_artifacts(folder: Path, record: dict[str, Any], *, filters: int = 8) -> 
         if primary < filters:
             coefficients = random.uniform(-1, 1, size=(primary, filters - primary))
             arrays[f"coefficients_{i}"] = coefficients.astype(np.float16)
+    if correct is not None:
+        arrays |= correct_artifacts(dict.fromkeys(("best", "last"), correct))
     write_artifacts(folder / "artifacts" / f"{record['run_id']}.npz", arrays)
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from scripts.paper.claims_text import RULES, Judged, claims_grid, evidence_grid, heading, judged
 from scripts.paper.comparison import CLOSE
 from scripts.paper.figures import Figure, all_figures
+from scripts.paper.image_by_image import NOTE, comparisons_grid
 from scripts.paper.results import Record, Results, all_cells, recipes
 from scripts.paper.speeds import Benchmarks
 from scripts.paper.tables import Table, tables
@@ -94,6 +95,8 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
         evidence_grid=evidence_grid,
         heading=heading,
         rules=RULES,
+        comparisons_grid=comparisons_grid,
+        mcnemar_note=NOTE,
         image=image,
         provenance=provenance,
     )

@@ -211,7 +211,7 @@ def test_no_results_at_all(tmp_path):
     done = call("make_figures.py", "--results-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "not drawn" in line]
-    assert len(lines) == 7 and not list(tmp_path.rglob("*.png"))
+    assert len(lines) == 9 and not list(tmp_path.rglob("*.png"))
     assert any("cifar10-vgg11-Lr-a0.125" in line for line in lines)
 
 

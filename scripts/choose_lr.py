@@ -1,0 +1,83 @@
+"""Choose each model's learning rate on validation images, from runs with either rate.
+
+    python scripts/choose_lr.py     # results/learning_rates/{README.md,choices.csv,curves.*}
+
+Reads the records in results/learning_rates/runs/ and prints the command that trains what is
+missing. Nothing is changed: a model whose best rate is not the configured one gets the new rate and
+the next revision in configs/model/<model>.yaml by hand, which invalidates its older records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from configs.cli import MISTAKE
+from linearconv.engine.files import atomic_write
+from linearconv.errors import UserError
+from scripts.make_figures import write
+from scripts.paper.formats import lines_csv, markdown_grid
+from scripts.paper.learning_rates import (
+    Choice,
+    choice_lines,
+    choices,
+    choices_grid,
+    command,
+    curves_figure,
+)
+from scripts.paper.results import RESULTS, read_records
+
+
+def main() -> int:
+    """Write the page; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=RESULTS / "learning_rates")
+    args = parser.parse_args()
+    try:
+        found = choices(read_records(args.folder))
+        with atomic_write(args.folder / "README.md") as file:
+            file.write(page(found).encode())
+        with atomic_write(args.folder / "choices.csv") as file:
+            file.write(lines_csv(choice_lines(found)).encode())
+        write(curves_figure(found), args.folder)
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    for choice in found:
+        print(f"{choice.model}: {choice.verdict}")
+    missing = [choice.model for choice in found if choice.best is None]
+    if missing:
+        print(f"to train what is missing: {command(missing)}")
+    return 0
+
+
+def page(found: list[Choice]) -> str:
+    """The choices as Markdown."""
+    return "\n".join(
+        [
+            "# Learning rates",
+            "",
+            "The paper trains with 1e-3 or 1e-4 and does not say which network has which. Here the "
+            "rates are compared at 30 epochs on a tenth of the training images, held out; the test "
+            "images take no part. The plain network (Conv) decides for all variants, so that none "
+            "is tuned more than another; the last epoch counts, not the best. With one seed a "
+            "difference of a few tenths of a point is not a finding.",
+            "",
+            *markdown_grid(choices_grid(found)),
+            "",
+            "Devices and versions: `choices.csv`. Curves: `curves.png`, their data `data/curves.csv`.",
+            "",
+            "```bash",
+            command([choice.model for choice in found]),
+            "python scripts/choose_lr.py",
+            "```",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

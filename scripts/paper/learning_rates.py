@@ -1,0 +1,176 @@
+"""Which learning rate each model trains best with, on validation images."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from configs import compose, identify
+from configs.experiments import Cell
+from models import architecture
+from scripts.paper.figures.base import DOUBLE, MARKERS, Figure
+from scripts.paper.printed import MODELS
+from scripts.paper.results import Record, all_cells
+from scripts.paper.text import Grid
+
+RATES = (1e-3, 1e-4)
+"""The learning rates of the paper (section 4.2), which does not say which model has which."""
+
+SETTING = ("recipe=short", "recipe.val_fraction=0.1")
+"""How the rates are compared; the test images take no part."""
+
+DATASET = "cifar10"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learning rate of one model.
+
+    Attributes:
+        model: a registered model; its plain network (Conv) decides for all variants.
+        configured: the rate in configs/model/<model>.yaml.
+        runs: the records by rate, for those of `RATES` that have any.
+    """
+
+    model: str
+    configured: float
+    runs: dict[float, list[Record]]
+
+    @property
+    def accuracies(self) -> dict[float, list[float]]:
+        """By rate, the validation accuracies (percent) after the last epoch, one for each seed."""
+        return {rate: [r["val_acc_last"] for r in found] for rate, found in self.runs.items()}
+
+    @property
+    def best(self) -> float | None:
+        """The rate with the highest mean accuracy; None while one has not been run."""
+        means = {rate: statistics.fmean(found) for rate, found in self.accuracies.items()}
+        return max(means, key=means.__getitem__) if set(means) == set(RATES) else None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the configured rate is the best one."""
+        if self.best is None:
+            return "open"
+        return "as configured" if self.best == self.configured else "differs from the config"
+
+
+def command(models: Sequence[str]) -> str:
+    """The command that trains the models with each rate."""
+    rates = ",".join(f"{rate:g}" for rate in RATES)
+    return (
+        f"python train.py -m model={','.join(models)} variant=Conv dataset={DATASET} "
+        f"{' '.join(SETTING)} recipe.lr={rates} results_dir=results/learning_rates"
+    )
+
+
+def choices(records: Sequence[Record]) -> list[Choice]:
+    """The choice for each model of the tables that starts from no other.
+
+    Args:
+        records: any records; only those of `command` count.
+    """
+    models = [
+        cell.model
+        for cell in all_cells()
+        if cell == Cell(cell.model, "Conv", DATASET) and architecture(cell.model).baseline is None
+    ]
+    found = []
+    for model in dict.fromkeys(models):
+        cell = [f"model={model}", "variant=Conv", f"dataset={DATASET}"]
+        runs = {rate: _matching(records, [*cell, f"recipe.lr={rate:g}"]) for rate in RATES}
+        runs = {rate: matching for rate, matching in runs.items() if matching}
+        found.append(Choice(model, compose(cell).model.lr, runs))
+    return found
+
+
+def _matching(records: Sequence[Record], overrides: list[str]) -> list[Record]:
+    """The records of the runs with these overrides, whatever their seed."""
+    config, found = compose([*overrides, *SETTING]), []
+    for record in records:
+        config.seed = record["science"]["seed"]
+        if record["science"] == identify(config):
+            found.append(record)
+    return sorted(found, key=lambda record: record["science"]["seed"])
+
+
+def choices_grid(found: Sequence[Choice]) -> Grid:
+    """A row for each model."""
+    header = ["Model", *(f"lr {rate:g}: validation accuracy, %" for rate in RATES)]
+    body = []
+    for choice in found:
+        accuracies = [_mean(choice.accuracies.get(rate, [])) for rate in RATES]
+        body.append([MODELS[choice.model], *accuracies, f"{choice.configured:g}", choice.verdict])
+    return Grid([*header, "configured", "verdict"], body)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.2f} (n={len(values)})" if values else "not run"
+
+
+def choice_lines(found: Sequence[Choice]) -> list[dict[str, Any]]:
+    """A line for each run: what the page's means are of."""
+    return [
+        {
+            "model": choice.model,
+            "lr": f"{rate:g}",
+            "seed": record["science"]["seed"],
+            "val_acc_last": record["val_acc_last"],
+            "run_id": record["run_id"],
+            "device": record["provenance"][-1]["device"],
+            "torch": record["provenance"][-1]["versions"]["torch"],
+        }
+        for choice in found
+        for rate, records in choice.runs.items()
+        for record in records
+    ]
+
+
+def curves_figure(found: Sequence[Choice]) -> Figure:
+    """The validation accuracy over the epochs, a panel for each model that has runs."""
+    shown = [choice for choice in found if choice.runs]
+    lines = [
+        {"run_id": record["run_id"], "model": choice.model, "lr": f"{rate:g}"}
+        | {name: entry[name] for name in ("epoch", "val_acc", "train_acc")}
+        for choice in shown
+        for rate, records in choice.runs.items()
+        for record in records
+        for entry in record["curve"]
+    ]
+    return Figure(
+        "curves",
+        "Validation accuracy (dotted: training accuracy) with each learning rate.",
+        lines,
+        [choice.model for choice in found if not choice.runs],
+        lambda: _draw(shown),
+    )
+
+
+def _draw(shown: Sequence[Choice]) -> Canvas:
+    canvas = Canvas(figsize=(min(DOUBLE, 3.4 * len(shown)), 2.5))
+    panels = canvas.subplots(1, len(shown), squeeze=False)[0]
+    for axes, choice in zip(panels, shown, strict=True):
+        for (rate, records), color, marker in zip(
+            choice.runs.items(), ("#0072B2", "#D55E00"), MARKERS.values(), strict=False
+        ):
+            for i, record in enumerate(records):
+                epochs = [entry["epoch"] for entry in record["curve"]]
+                label = f"lr {rate:g}" if i == 0 else None
+                style = {"color": color, "lw": 1}
+                for name, own in (
+                    ("val_acc", {"marker": marker, "ms": 3, "markevery": 5, "label": label}),
+                    ("train_acc", {"linestyle": ":", "alpha": 0.8}),
+                ):
+                    axes.plot(epochs, [entry[name] for entry in record["curve"]], **style, **own)
+        axes.set_title(MODELS[choice.model])
+        axes.set_xlabel("Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="#dddddd", linewidth=0.5)
+        axes.legend(loc="lower right")
+    panels[0].set_ylabel("Accuracy (%)")
+    return canvas

@@ -1,0 +1,184 @@
+"""Published weights against the records, on a real run of the real entry point."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from configs import compose
+from linearconv.engine.artifacts import correct_artifacts, write_artifacts
+from linearconv.engine.weights import read_all_weights, read_weights, weights_path, write_weights
+from linearconv.errors import UserError
+from scripts.paper.artifacts import artifacts_path, read_correct
+from scripts.verify import Mismatch, Predictions, compare
+from tests.integration.conftest import SIZE
+from train import train
+
+BASE = ("model=base", "variant=Conv")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits_root) -> Path:
+    """The folders of one run of two epochs."""
+    folder = tmp_path_factory.mktemp("verify")
+    overrides = ["model=base", "variant=LRr", "dataset=digits", *SIZE, "recipe.epochs=2"]
+    overrides += [f"dataset.root={digits_root}", f"results_dir={folder}/results"]
+    overrides += [f"checkpoint_dir={folder}/checkpoints", f"log_dir={folder}/logs"]
+    assert train(compose(overrides), overrides) == 0
+    return folder
+
+
+@pytest.fixture
+def results(trained, tmp_path) -> Path:
+    """A copy of the run's results, for a test to damage."""
+    return Path(shutil.copytree(trained / "results", tmp_path / "results"))
+
+
+def run_id(results: Path) -> str:
+    return next((results / "runs").glob("*.json")).stem
+
+
+def change_weights(results: Path, name: str) -> None:
+    """Replace the classifier's weights by others."""
+    path = weights_path(results, run_id(results))
+    weights = read_all_weights(path)
+    key = [key for key in weights[name]["model"] if key.endswith("weight")][-1]
+    weights[name]["model"][key] = torch.flip(weights[name]["model"][key], (0,))
+    write_weights(path, weights)
+
+
+def test_published_weights_reproduce_the_record(script, results, digits_root):
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert outcome.out.count("as recorded, on each of 64 images") == 2
+    assert "1 of 1 runs are reproduced by their weights" in outcome.out
+
+
+def test_published_weights_are_those_of_the_checkpoints(trained):
+    results = trained / "results"
+    folder = trained / "checkpoints" / run_id(results)
+    for name, file in (("best", "best.pt"), ("last", "epoch-0002.pt")):
+        found = read_weights(weights_path(results, run_id(results)), name)
+        checkpoint = torch.load(folder / file, weights_only=True)
+        assert {key: found[key] for key in ("run_id", "science", "epoch")} == {
+            key: checkpoint[key] for key in ("run_id", "science", "epoch")
+        }
+        assert found["model"].keys() == checkpoint["model"].keys()
+        for key, tensor in checkpoint["model"].items():
+            assert torch.equal(found["model"][key], tensor), key
+
+
+def test_the_artifacts_have_as_many_correct_images_as_the_record(trained):
+    results = trained / "results"
+    record = json.loads((results / "runs" / f"{run_id(results)}.json").read_text())
+    for name, recorded in (("best", "test_acc_best"), ("last", "test_acc_last")):
+        correct = read_correct(results, run_id(results), name)
+        assert len(correct) == 64 and 100 * correct.mean() == record[recorded]
+
+
+def test_other_weights_than_the_recorded_ones_are_found(script, results, digits_root):
+    change_weights(results, "last")
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 1 and "digest of the last weights" in outcome.out
+    assert "0 of 1 runs" in outcome.out
+
+
+def test_weights_with_other_predictions_are_found(script, results, digits_root):
+    change_weights(results, "best")
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 1 and "images are classified otherwise than recorded" in outcome.out
+
+
+def test_weights_of_another_run_are_found(script, results, digits_root):
+    path = results / "runs" / f"{run_id(results)}.json"
+    record = json.loads(path.read_text())
+    record["science"]["seed"] = 1
+    path.write_text(json.dumps(record))
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 1 and "of another run than the record" in outcome.out
+
+
+def test_without_images_the_accuracies_are_compared(script, results, digits_root):
+    artifacts_path(results, run_id(results)).unlink()
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 0 and outcome.out.count("% as recorded\n") == 2
+
+
+def test_artifacts_that_contradict_the_record_are_found(script, results, digits_root):
+    path = artifacts_path(results, run_id(results))
+    arrays = dict(np.load(path))
+    images = ~read_correct(results, run_id(results), "best")
+    write_artifacts(path, arrays | correct_artifacts({"best": images}))
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 1 and "the artifacts have" in outcome.out
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing like it", b"\xff" * 64])
+def test_damaged_weights_are_named(script, results, digits_root, content):
+    weights_path(results, run_id(results)).write_bytes(content)
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 2 and "safetensors is damaged" in outcome.err
+
+
+def test_a_folder_without_weights_is_named(script, tmp_path):
+    outcome = script("verify", "--results-dir", tmp_path)
+    assert outcome.code == 2 and "nothing to verify" in outcome.err
+
+
+def test_eval_finds_the_published_weights_where_there_is_no_checkpoint(
+    cli, trained, digits_root, tmp_path
+):
+    results = trained / "results"
+    where = [f"run={run_id(results)}", f"dataset.root={digits_root}", f"results_dir={results}"]
+    with_checkpoints = [*where, f"checkpoint_dir={trained}/checkpoints"]
+    without = [*where, f"checkpoint_dir={tmp_path}"]
+    for weights in ("best", "last"):
+        outcomes = [
+            cli("eval", *args, f"weights={weights}") for args in (with_checkpoints, without)
+        ]
+        assert [outcome.code for outcome in outcomes] == [0, 0]
+        first, second = (outcome.out.splitlines() for outcome in outcomes)
+        assert "checkpoints" in first[0] and "safetensors" in second[0]
+        assert first[1:] == second[1:]
+    missing = cli("eval", "run=none", f"checkpoint_dir={tmp_path}", f"results_dir={tmp_path}")
+    assert missing.code == 2 and "no best checkpoint" in missing.err
+
+
+def test_a_run_whose_best_weights_are_damaged_still_gets_its_record(cli, small, tmp_path):
+    """Only the last ones are published then; nothing finished is lost."""
+    assert cli("train", *BASE, *small).code == 0
+    (record,) = (tmp_path / "results" / "runs").glob("*.json")
+    before = json.loads(record.read_text())
+    record.unlink()
+    (tmp_path / "checkpoints" / record.stem / "best.pt").write_bytes(b"damaged")
+    again = cli("train", *BASE, *small)
+    assert again.code == 0, again.err
+    assert json.loads(record.read_text())["test_acc_last"] == before["test_acc_last"]
+    assert set(read_all_weights(weights_path(tmp_path / "results", record.stem))) == {"last"}
+    assert read_correct(tmp_path / "results", record.stem, "best") is None
+    with pytest.raises(UserError, match="does not contain the best weights"):
+        read_weights(weights_path(tmp_path / "results", record.stem), "best")
+
+
+def test_large_networks_publish_no_weights(cli, small, tmp_path):
+    assert cli("train", "model=vgg11", "variant=LRr", *small, "recipe.epochs=1").code == 0
+    assert not list((tmp_path / "results" / "weights").iterdir())
+    (artifacts,) = (tmp_path / "results" / "artifacts").iterdir()
+    with np.load(artifacts) as arrays:
+        assert len(arrays["correlations_1"]) == 512 * 511 // 2  # Figure 3's 512-wide layers
+        assert arrays["coefficients_1"].shape == (256, 256)
+
+
+def test_only_images_near_a_tie_may_turn_over():
+    images, tied = np.array([True, True, False, False]), np.array([False, True, False, True])
+    assert compare(Predictions(images, tied), 50.0, images) == "as recorded, on each of 4 images"
+    turned = np.array([True, False, False, True])
+    found = compare(Predictions(turned, tied), 50.0, images)
+    assert found == "as recorded, but for 2 of 4 images, near a tie"
+    with pytest.raises(Mismatch, match="2 images .* 2 of them not near a tie"):
+        compare(Predictions(~images ^ tied, tied), 50.0, images)
+    with pytest.raises(Mismatch, match="recorded are 3"):
+        compare(Predictions(images, np.zeros(4, dtype=bool)), 75.0, None)

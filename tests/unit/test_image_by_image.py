@@ -1,0 +1,36 @@
+"""McNemar's test on the images that runs got right."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from configs.experiments import Cell
+from scripts.paper.image_by_image import Comparison, comparisons, comparisons_grid
+from scripts.paper.results import Results
+from tests.records import add_artifacts, add_runs
+
+
+def bits(*right: int) -> np.ndarray:
+    images = np.zeros(20, dtype=bool)
+    images[list(right)] = True
+    return images
+
+
+def test_networks_are_compared_with_their_baseline_seed_by_seed(tmp_path):
+    conv = add_runs(tmp_path, Cell("base", "Conv", "cifar10"), [(87, 86), (87, 86), (87, 86)])
+    lrr = add_runs(tmp_path, Cell("base", "LRr", "cifar10"), [(86, 85), (86, 85)])
+    for record in conv:
+        add_artifacts(tmp_path, record, correct=bits(0, 1, 2, 3, 4, 5, 6, 7))
+    add_artifacts(tmp_path, lrr[0], correct=bits(0, 1, 8))
+    add_artifacts(tmp_path, lrr[1])  # of a run that kept none
+    (found,) = comparisons(Results(tmp_path, "paper"), "last")
+    assert (found.name, found.baseline, found.seed) == ("Base-LRr", "Base", 0)
+    assert (found.images, found.only_network, found.only_baseline) == (20, 1, 6)
+    assert found.points == pytest.approx(-25)
+    assert found.p_value == pytest.approx(2 * binom.cdf(1, 7, 0.5))
+    (row,) = comparisons_grid(Results(tmp_path, "paper"), "best").body
+    assert row[-2:] == ["-25.00", "0.12"]
+
+
+def test_equal_networks_do_not_differ():
+    assert Comparison("a", "b", "c", 0, 10, 0, 0).p_value == 1.0
