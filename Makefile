@@ -56,17 +56,22 @@ lint: setup  ## check style with ruff
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
+.PHONY: verify
+verify: setup  ## evaluate the committed weights and compare them with the records
+	@$(RUN) scripts/verify.py
+
 .PHONY: certify
 certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar as met or missed
 	@$(RUN) scripts/certify.py
 
 .PHONY: tables
-tables: setup  ## regenerate tables, claims and the figures' data from the committed records
+tables: setup  ## regenerate tables, claims, figures and learning rates from the committed records
 	@for recipe in paper short; do \
 		$(RUN) scripts/make_tables.py --recipe $$recipe && \
 		$(RUN) scripts/make_figures.py --recipe $$recipe || exit 1; \
 	done
 	@$(RUN) scripts/make_claims.py
+	@$(RUN) scripts/choose_lr.py
 
 .PHONY: report
 report: tables  ## one page with all results: results/report.html

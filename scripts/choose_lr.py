@@ -68,7 +68,7 @@ def page(found: list[Choice]) -> str:
             "",
             *markdown_grid(choices_grid(found)),
             "",
-            "Devices and versions: `choices.csv`. Curves: `curves.png`, their data `data/curves.csv`.",
+            "Devices and versions: `choices.csv`. Curves: `curves.png` and `data/curves.csv`.",
             "",
             "```bash",
             command([choice.model for choice in found]),

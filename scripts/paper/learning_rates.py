@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from configs import compose, identify
+from configs import TrainConfig, compose, identify
 from configs.experiments import Cell
 from models import architecture
 from scripts.paper.figures.base import DOUBLE, MARKERS, Figure
@@ -82,16 +82,16 @@ def choices(records: Sequence[Record]) -> list[Choice]:
     ]
     found = []
     for model in dict.fromkeys(models):
-        cell = [f"model={model}", "variant=Conv", f"dataset={DATASET}"]
-        runs = {rate: _matching(records, [*cell, f"recipe.lr={rate:g}"]) for rate in RATES}
+        config = compose([f"model={model}", "variant=Conv", f"dataset={DATASET}", *SETTING])
+        runs = {rate: _matching(records, config, rate) for rate in RATES}
         runs = {rate: matching for rate, matching in runs.items() if matching}
-        found.append(Choice(model, compose(cell).model.lr, runs))
+        found.append(Choice(model, config.model.lr, runs))
     return found
 
 
-def _matching(records: Sequence[Record], overrides: list[str]) -> list[Record]:
-    """The records of the runs with these overrides, whatever their seed."""
-    config, found = compose([*overrides, *SETTING]), []
+def _matching(records: Sequence[Record], config: TrainConfig, rate: float) -> list[Record]:
+    """The records of the runs with this config and rate, whatever their seed."""
+    config.recipe.lr, found = rate, []
     for record in records:
         config.seed = record["science"]["seed"]
         if record["science"] == identify(config):
