@@ -229,6 +229,7 @@ def test_figures_and_their_data(figures, results, tmp_path, script):
         "cost-of-accuracy",
         "figure3-correlations-base",
         "figure1-filters-base",
+        "figure1-coefficients-base",
         "curves-cifar10-base",
         "curves-cifar10-vgg11",
     }
@@ -334,4 +335,4 @@ def test_report(results, script):
     assert "Recipe short" in text and "Recipe demo" not in text
     assert "▼ -6.80" in text and "≈ -0.40" in text and "0123456789ab" in text
     assert "some-host" not in text
-    assert text.count("<img src=") == 7 + 3  # of the paper's recipe, and of the short one
+    assert text.count("<img src=") == 8 + 3  # of the paper's recipe, and of the short one

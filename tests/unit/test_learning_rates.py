@@ -1,0 +1,76 @@
+"""The choice of learning rates from records of validation accuracy."""
+
+import shutil
+import sys
+
+import pytest
+
+from configs import compose, identify, run_id
+from configs.experiments import Cell, Run
+from scripts import choose_lr
+from scripts.paper.learning_rates import DATASET, SETTING, choices, choices_grid, command
+from tests.records import make_record, save_record
+
+
+def record(model: str, lr: float, accuracy: float, *, seed: int = 0, more: tuple[str, ...] = ()):
+    overrides = [f"model={model}", "variant=Conv", f"dataset={DATASET}", *SETTING]
+    identity = identify(compose([*overrides, f"recipe.lr={lr:g}", f"seed={seed}", *more]))
+    run = Run(Cell(model, "Conv", DATASET), seed, (), identity, run_id(identity))
+    made = make_record(run, accuracy, accuracy - 1) | {"val_acc_last": accuracy}
+    for entry in made["curve"]:
+        entry["val_acc"] = accuracy
+    return made
+
+
+def by_model(records):
+    return {choice.model: choice for choice in choices(records)}
+
+
+def test_the_rate_with_the_higher_mean_is_chosen():
+    records = [
+        record("base", 1e-3, 80.0),
+        record("base", 1e-3, 84.0, seed=1),
+        record("base", 1e-4, 81.0),
+        record("allconv", 1e-3, 70.0),
+        record("allconv", 1e-4, 60.0),
+        record("vgg11", 1e-3, 90.0),
+    ]
+    found = by_model(records)
+    assert (found["base"].best, found["base"].verdict) == (1e-3, "as configured")
+    assert found["base"].accuracies == {1e-3: [80.0, 84.0], 1e-4: [81.0]}
+    assert (found["allconv"].best, found["allconv"].verdict) == (1e-3, "differs from the config")
+    assert (found["vgg11"].best, found["vgg11"].verdict) == (None, "open")
+    assert "vgg11_basis" not in found  # starts from trained weights
+    (base,) = (row for row in choices_grid(choices(records)).body if row[0] == "Base")
+    assert base[1:] == ["82.00 (n=2)", "81.00 (n=1)", "0.001", "as configured"]
+
+
+@pytest.mark.parametrize(
+    "more", [("recipe.val_fraction=0.2",), ("recipe.epochs=29",), ("variant=Lr",)]
+)
+def test_runs_with_another_setting_do_not_count(more):
+    assert by_model([record("base", 1e-3, 80.0, more=more)])["base"].runs == {}
+
+
+def test_the_command_trains_runs_that_count():
+    """Its overrides give the identities that the page looks for."""
+    words = command(["base"]).split()
+    assert words[:3] == ["python", "train.py", "-m"] and "recipe.lr=0.001,0.0001" in words
+    overrides = [word for word in words[3:] if not word.startswith("recipe.lr")]
+    identity = identify(compose([*overrides, "recipe.lr=1e-4"]))
+    assert identity == record("base", 1e-4, 80.0)["science"]
+
+
+def test_the_page_and_the_curves_are_written(tmp_path, monkeypatch, capsys):
+    for made in (record("base", 1e-3, 80.0), record("base", 1e-4, 79.0)):
+        save_record(tmp_path, made)
+    monkeypatch.setattr(sys, "argv", ["choose_lr.py", "--folder", str(tmp_path)])
+    assert choose_lr.main() == 0
+    out = capsys.readouterr().out
+    assert "base: as configured" in out and "vgg11: open" in out and "model=vgg11,allconv" in out
+    page = (tmp_path / "README.md").read_text()
+    assert "| Base | 80.00 (n=1) | 79.00 (n=1) | 0.001 | as configured |" in page
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert len((tmp_path / "choices.csv").read_text().splitlines()) == 3
+    shutil.rmtree(tmp_path / "runs")
+    assert choose_lr.main() == 2 and "no records" in capsys.readouterr().err
