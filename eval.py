@@ -86,7 +86,8 @@ def test_batches(
         dataset_config(dataset["name"]),
         augmentation=Augmentation(**recipe["augmentation"]),
         normalisation=Normalisation(**recipe["normalisation"]),
-        digest=dataset["digest"],
+        digest=dataset["digest"],  # of the run's data, which need not be the published one
+        official_md5={},
     )
     data = load_dataset(spec, root, limit_train=1, limit_test=dataset["limit_test"])
     return ResidentBatches(

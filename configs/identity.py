@@ -40,7 +40,7 @@ def identify(
 
     Args:
         config: composed and checked.
-        digest: digest of the data in use; None: the published one, pinned in the config.
+        digest: what identifies the data in use (`DatasetFile.digest`); None: the published one.
         baseline: run_id of the trained network that the model starts from, if any.
     """
     dataset, variant, recipe = config.dataset, config.variant, asdict(config.recipe)
@@ -51,7 +51,7 @@ def identify(
         "dataset": {
             "name": dataset.name,
             "revision": dataset.revision,
-            "digest": digest or dataset.digest,
+            "digest": digest or dataset.published,
             "classes": dataset.classes,
             "limit_train": dataset.limit_train,
             "limit_test": dataset.limit_test,

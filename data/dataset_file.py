@@ -6,7 +6,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
-from data.packed import Dataset, packed_path, read_digest, read_packed
+from data.packed import Dataset, packed_path, read_names, read_packed
 from data.spec import DatasetSpec
 from linearconv.errors import UserError
 
@@ -22,22 +22,32 @@ class DatasetFile:
     """
 
     def __init__(self, spec: DatasetSpec, root: Path) -> None:
-        self.spec, self.root = spec, root
-        self.path = packed_path(spec.name, root)
+        self.spec, self.root = spec, root.expanduser()
+        self.path = packed_path(spec.name, self.root)
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the data, read without loading the images if possible.
+        """What identifies the data, read without loading the images if possible.
 
-        The digest stored in the file or, without a file, the published one of a download.
+        That of the published data (`DatasetSpec.published`), if the file has the published digest
+        or was packed from the official files, or if there is no file yet; else the digest of what
+        is in the file.
 
         Raises:
             UserError: the data is missing and cannot be fetched, or is damaged.
         """
-        if not self.path.exists() and self.spec.digest is not None:
-            return self.spec.digest
+        published = self.spec.published
+        if not self.path.exists() and published is not None:
+            return published
         self._fetch()
-        return read_digest(self.spec, self.root) or self._dataset.digest
+        digest, official = read_names(self.spec, self.root)
+        return self._name(digest or self._dataset.digest, official)
+
+    def _name(self, digest: str, official: str | None) -> str:
+        """What identifies data with this digest that was packed from these official files."""
+        published = self.spec.published
+        is_published = published == official or digest == self.spec.digest
+        return published if published and is_published else digest
 
     def load(
         self,
@@ -54,19 +64,19 @@ class DatasetFile:
         """
         self._fetch()
         dataset = self._dataset
-        if dataset.digest != self.digest:
+        if self._name(dataset.digest, dataset.official) != self.digest:
             raise UserError(
                 f"{self.path} has digest {dataset.digest}, but {self.digest} was expected before "
                 "it was read: run the same command again to use this data under its own identity"
             )
-        if dataset.digest != self.spec.digest:
+        if self.digest != self.spec.published:
             log.warning(
                 "%s differs from the published %s in images or labels (sha256 %s..., %s): the run "
                 "gets its own identity and fills no table cell",
                 self.path,
                 self.spec.name,
                 dataset.digest[:12],
-                f"expected {self.spec.digest[:12]}..." if self.spec.digest else "none is pinned",
+                f"expected {self.spec.published}" if self.spec.published else "none is pinned",
             )
         return dataset.limited(limit_train, limit_test).hold_out(val_fraction)
 
@@ -79,4 +89,4 @@ class DatasetFile:
             from data.official import pack
 
             log.info("%s not found: fetching %s", self.path, self.spec.name)
-            pack(self.spec.name, self.root)
+            pack(self.spec.name, self.root, official_md5=self.spec.official_md5)

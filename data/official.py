@@ -6,14 +6,18 @@ imports it, since training reads the packed file.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
 from data.packed import how_to_get, packed_path, write_packed
+from data.spec import official_files
 from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,24 +25,37 @@ log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 
 
-def pack(name: str, root: Path, *, download: bool = True) -> Path:
-    """Write `<root>/<name>.npz`, unless it exists, from the files in `<root>/raw/<name>/`.
+def pack(
+    name: str,
+    root: Path,
+    *,
+    download: bool = True,
+    official_md5: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `<root>/<name>.npz`, unless it exists, from the official files.
+
+    They are read from where torchvision puts them, under `<root>/raw/<name>/` or `<root>`, or
+    from archives directly in one of these folders; what is missing is downloaded into the first.
 
     Args:
-        name: one of `READERS`.
+        name: one of `OFFICIAL`.
         root: the folder of datasets.
         download: download missing official files; shows a progress bar.
+        official_md5: MD5s of official files that must match; written into the packed file.
 
     Raises:
         UserError: the official files are damaged, or missing and cannot be downloaded.
     """
+    root, md5 = root.expanduser(), official_md5 or {}
     raw, path = root / "raw" / name, packed_path(name, root)
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Only one of several processes downloads.
         with FileLock(raw / ".lock", fallback_to_soft=False):
             if not path.exists():
-                write_packed(path, READERS[name](raw, download))
+                folder, arrays = _read(OFFICIAL[name], raw, root, download=download)
+                _check_md5(folder, md5)
+                write_packed(path, arrays, official=official_files(md5))
                 log.info("packed %s into %s", name, path)
     except (OSError, RuntimeError, ImportError, EOFError, ValueError) as error:
         raise UserError(
@@ -47,6 +64,72 @@ def pack(name: str, root: Path, *, download: bool = True) -> Path:
             f"{how_to_get(name, root)}"
         ) from None
     return path
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official file: its folder under torchvision's root, its name and its MD5."""
+
+    folder: str
+    name: str
+    md5: str
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether the undamaged file is in a folder."""
+        path = folder / self.name
+        return path.is_file() and _md5(path) == self.md5
+
+
+@dataclass(frozen=True)
+class Official:
+    """The official files of a dataset.
+
+    Attributes:
+        read: reads them, unpacked, from a folder; with True it first downloads what is missing,
+            and unpacks.
+        archives: names the files to download.
+    """
+
+    read: Callable[[Path, bool], Arrays]
+    archives: Callable[[], list[Archive]]
+
+
+def _read(official: Official, raw: Path, root: Path, *, download: bool) -> tuple[Path, Arrays]:
+    """The dataset, and the folder that it was read from."""
+    for folder in (raw, root):
+        try:
+            return folder, official.read(folder, False)
+        except (OSError, RuntimeError, EOFError, ValueError):
+            continue  # not there, or damaged
+    missing = [archive for archive in official.archives() if not _provide(archive, raw, root)]
+    if missing and not download:
+        names = ", ".join(f"{archive.name} (MD5 {archive.md5})" for archive in missing)
+        raise FileNotFoundError(f"expected in that folder or in {root.resolve()}/: {names}")
+    return raw, official.read(raw, True)
+
+
+def _provide(archive: Archive, raw: Path, root: Path) -> bool:
+    """Put an archive where torchvision looks for it, if it is in one of the folders."""
+    target = raw / archive.folder
+    for folder in (target, raw, root / archive.folder, root):
+        if archive.is_in(folder):
+            if folder.resolve() != target.resolve():
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / archive.name, target / archive.name)
+            return True
+    return False
+
+
+def _check_md5(folder: Path, official_md5: Mapping[str, str]) -> None:
+    for name, expected in official_md5.items():
+        found = _md5(folder / name)
+        if found != expected:
+            raise ValueError(f"{name} has MD5 {found}, the official file {expected}; delete it")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _assemble(train: tuple, test: tuple, classes: list[str]) -> Arrays:
@@ -58,8 +141,8 @@ def _assemble(train: tuple, test: tuple, classes: list[str]) -> Arrays:
     return arrays
 
 
-def _torchvision(dataset: str) -> Callable[[Path, bool], Arrays]:
-    """A reader of a torchvision dataset with `train=`, `.data`, `.targets` and `.classes`."""
+def _torchvision(dataset: str) -> Official:
+    """A torchvision dataset with `train=`, `.data`, `.targets` and `.classes`."""
 
     def read(raw: Path, download: bool) -> Arrays:
         from torchvision import datasets
@@ -70,7 +153,21 @@ def _torchvision(dataset: str) -> Callable[[Path, bool], Arrays]:
         )
         return _assemble((train.data, train.targets), (test.data, test.targets), train.classes)
 
-    return read
+    def archives() -> list[Archive]:
+        from torchvision import datasets
+
+        kind = getattr(datasets, dataset)
+        if hasattr(kind, "resources"):
+            return [Archive(f"{dataset}/raw", name, md5) for name, md5 in kind.resources]
+        return [Archive("", kind.filename, kind.tgz_md5)]
+
+    return Official(read, archives)
+
+
+def _svhn_archives() -> list[Archive]:
+    from torchvision.datasets import SVHN
+
+    return [Archive("", *SVHN.split_list[split][1:]) for split in ("train", "test")]
 
 
 def _svhn(raw: Path, download: bool) -> Arrays:
@@ -104,11 +201,11 @@ def _digits(raw: Path, download: bool) -> Arrays:
     )
 
 
-READERS: dict[str, Callable[[Path, bool], Arrays]] = {
+OFFICIAL: dict[str, Official] = {
     "cifar10": _torchvision("CIFAR10"),
     "cifar100": _torchvision("CIFAR100"),
-    "svhn": _svhn,
+    "svhn": Official(_svhn, _svhn_archives),
     "mnist": _torchvision("MNIST"),
     "fashion_mnist": _torchvision("FashionMNIST"),
-    "digits": _digits,
+    "digits": Official(_digits, list),
 }

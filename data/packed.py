@@ -19,6 +19,9 @@ from linearconv.errors import UserError
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 DIGEST = "digest"
 """Key of the digest; files packed elsewhere may lack it."""
+OFFICIAL = "official_files"
+"""Key of `spec.official_files`; only in files packed from official files with verified MD5s."""
+FACTS = (DIGEST, OFFICIAL)
 
 DAMAGE = (
     OSError,
@@ -55,6 +58,7 @@ class Dataset:
         test: test images and labels.
         classes: name of each label.
         digest: sha256 of the whole dataset, before `limited` and `hold_out`.
+        official: the official files that it was packed from, see `spec.official_files`, or None.
         val: training images held out for model selection, or None.
     """
 
@@ -62,6 +66,7 @@ class Dataset:
     test: Split
     classes: tuple[str, ...]
     digest: str
+    official: str | None = None
     val: Split | None = None
 
     def limited(self, train: int | None, test: int | None) -> Dataset:
@@ -91,21 +96,31 @@ def how_to_get(name: str, root: Path) -> str:
     )
 
 
-def write_packed(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Atomically write a dataset's arrays (see `KEYS`) and their digest as one .npz."""
+def write_packed(
+    path: Path, arrays: Mapping[str, np.ndarray], *, official: str | None = None
+) -> None:
+    """Atomically write a dataset's arrays (see `KEYS`) and their digest as one .npz.
+
+    Args:
+        path: the packed file.
+        arrays: the dataset.
+        official: the verified official files that they were read from; see `spec.official_files`.
+    """
     digest = _digest(*(_canonical(split) for split in _splits(arrays)))
+    facts = {DIGEST: digest} | ({OFFICIAL: official} if official else {})
     with atomic_write(path) as file:
-        np.savez(file, **arrays, **{DIGEST: np.array(digest)})
+        np.savez(file, **arrays, **{key: np.array(value) for key, value in facts.items()})
 
 
-def read_digest(spec: DatasetSpec, root: Path) -> str | None:
-    """The digest stored in `<root>/<name>.npz`; None if it was packed without one.
+def read_names(spec: DatasetSpec, root: Path) -> tuple[str | None, str | None]:
+    """The digest and the official files stored in `<root>/<name>.npz`, where it has them.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     with _opened(spec, root) as file:
-        return str(file[DIGEST]) if DIGEST in file.files else None
+        digest, official = (str(file[key]) if key in file.files else None for key in FACTS)
+        return digest, official
 
 
 def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
@@ -141,7 +156,8 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
             f"{path} was changed after it was packed (digest {digest}, stored {arrays[DIGEST]}). "
             f"Delete it first. {how_to_get(spec.name, root)}"
         )
-    return Dataset(train, test, tuple(map(str, arrays["classes"])), digest)
+    official = str(arrays[OFFICIAL]) if OFFICIAL in arrays else None
+    return Dataset(train, test, tuple(map(str, arrays["classes"])), digest, official)
 
 
 def _read_arrays(spec: DatasetSpec, root: Path) -> dict[str, np.ndarray]:
@@ -149,7 +165,7 @@ def _read_arrays(spec: DatasetSpec, root: Path) -> dict[str, np.ndarray]:
         missing = [key for key in KEYS if key not in file.files]
         if not missing:
             # Reading a member to its end also checks its CRC-32.
-            return {key: file[key] for key in (*KEYS, DIGEST) if key in file.files}
+            return {key: file[key] for key in (*KEYS, *FACTS) if key in file.files}
     raise UserError(
         f"{packed_path(spec.name, root)} lacks {', '.join(missing)}; expected the arrays "
         f"{', '.join(KEYS)}. {how_to_get(spec.name, root)}"

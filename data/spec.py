@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def official_files(md5: Mapping[str, str]) -> str | None:
+    """`md5:<name>=<MD5>,...` of official files, sorted by name; None without any."""
+    return "md5:" + ",".join(f"{name}={md5[name]}" for name in sorted(md5)) if md5 else None
 
 
 @dataclass
@@ -47,6 +53,7 @@ class DatasetSpec:
         normalisation: mean to subtract and standard deviation to divide by, per channel.
         augmentation: crop and flip.
         digest: sha256 of the data in canonical order, or None if not known yet.
+        official_md5: MD5 of each official file by name; stands for a digest that is not known.
     """
 
     name: str
@@ -59,6 +66,15 @@ class DatasetSpec:
     normalisation: Normalisation
     augmentation: Augmentation
     digest: str | None = None
+    official_md5: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def published(self) -> str | None:
+        """What identifies the published data in identities: the official files, else the digest.
+
+        A digest that is found out later does not change it, so that no record is invalidated.
+        """
+        return official_files(self.official_md5) or self.digest
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise pixels in 0..255: floating-point (C, H, W) -> (C, H, W)."""

@@ -1,7 +1,8 @@
 """Download datasets and pack each into one file: python scripts/prepare_data.py cifar10.
 
 The packed file <root>/<name>.npz is all that training reads; copy it to machines without
-network access. Official files that are already in <root>/raw/<name>/ are not downloaded again.
+network access. Official files (archives, or unpacked as torchvision does) that are already in
+<root>/raw/<name>/ or in <root> are not downloaded again.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from pathlib import Path
 
 from configs import dataset_config
 from configs.cli import MISTAKE
-from data.official import READERS, pack
-from data.packed import packed_path, read_packed
+from data import DatasetFile
+from data.official import OFFICIAL, pack
+from data.packed import read_packed
 from linearconv.errors import UserError
 
 
 def main() -> int:
     """Pack and describe each named dataset; returns the exit code."""
-    names = ", ".join(sorted(READERS))
+    names = ", ".join(sorted(OFFICIAL))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="+", choices=sorted(READERS), metavar="NAME", help=f"one or more of {names}"
+        "names", nargs="+", choices=sorted(OFFICIAL), metavar="NAME", help=f"one or more of {names}"
     )
     parser.add_argument(
         "--root",
@@ -37,7 +39,7 @@ def main() -> int:
     parser.add_argument(
         "--offline",
         action="store_true",
-        help="never download: the official files are in <root>/raw/<name>/",
+        help="never download: the official files are in <root>/raw/<name>/ or in <root>",
     )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -52,19 +54,19 @@ def main() -> int:
 
 def pack_and_describe(name: str, root: Path, *, download: bool) -> str:
     """Pack a dataset unless its file exists, then read it back and describe it."""
-    if not packed_path(name, root).exists():
-        pack(name, root, download=download)
     spec = dataset_config(name)
-    dataset = read_packed(spec, root)
-    verdict = (
-        "as published"
-        if dataset.digest == spec.digest
-        else f"expected {spec.digest}"
-        if spec.digest
-        else "no digest is pinned"
-    )
+    file = DatasetFile(spec, root)
+    if not file.path.exists():
+        pack(name, root, download=download, official_md5=spec.official_md5)
+    dataset = read_packed(spec, file.root)
+    if file.digest == spec.published:
+        verdict = "as published"
+    elif spec.published:
+        verdict = f"expected {spec.published}"
+    else:
+        verdict = "nothing is pinned to compare it with"
     return (
-        f"{packed_path(name, root)}: {len(dataset.train)} training and {len(dataset.test)} test "
+        f"{file.path}: {len(dataset.train)} training and {len(dataset.test)} test "
         f"images, {len(dataset.classes)} classes, sha256 {dataset.digest} ({verdict})"
     )
 

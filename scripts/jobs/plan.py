@@ -59,9 +59,9 @@ class Planned:
         if dataset["digest"] is None:
             name = dataset["name"]
             return (
-                f"runs on {name} fill no cell, because its published digest is not pinned in "
-                f"configs/dataset/{name}.yaml: `python scripts/prepare_data.py {name}` prints "
-                "the digest"
+                f"runs on {name} fill no cell, because configs/dataset/{name}.yaml has neither a "
+                f"digest nor official_md5: `python scripts/prepare_data.py {name}` prints the "
+                "digest"
             )
         if self.baseline is None or self.baseline.status().state is not State.DONE:
             return ""
@@ -160,9 +160,12 @@ def data_problem(run: Run, root: Path) -> str:
 def _data_problem(name: str, expected: str, root: Path) -> str:
     file = DatasetFile(dataset_config(name), root)
     try:
-        found = file.load().digest
+        file.load()
     except UserError as error:
         return str(error)
-    if found == expected:
+    if file.digest == expected:
         return ""
-    return f"{file.path} has digest {found}, not the published {expected}: runs on it fill no cell"
+    return (
+        f"{file.path} has digest {file.digest}, not the published {expected}: runs on it fill no "
+        "cell"
+    )

@@ -1,19 +1,21 @@
 """Packed files, canonical order, official readers, and everything that can be wrong with data."""
 
+import gzip
 import hashlib
 import logging
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 
-from configs import dataset_config
+from configs import compose, dataset_config, identify
 from data import DatasetFile, DatasetSpec, load_dataset
 from data.official import pack
-from data.packed import DIGEST, read_packed, write_packed
+from data.packed import DIGEST, KEYS, read_packed, write_packed
 from data.spec import Augmentation, Normalisation
 from linearconv.errors import UserError
 
@@ -292,6 +294,109 @@ def svhn_files(raw: Path, monkeypatch) -> np.ndarray:
         entries[split] = ["http://unreachable.invalid/", path.name, md5]
     monkeypatch.setattr(SVHN, "split_list", entries)
     return images
+
+
+def test_official_files_stand_for_a_digest_that_nobody_knows(tmp_path, monkeypatch, caplog):
+    """The identity is known without the data, and is that of the file packed from them."""
+    svhn_files(tmp_path / "raw" / "svhn", monkeypatch)
+    names = ("train_32x32.mat", "test_32x32.mat")
+    md5 = {
+        name: hashlib.md5((tmp_path / "raw" / "svhn" / name).read_bytes()).hexdigest()
+        for name in names
+    }
+    config = dataset_config("svhn")
+    config.train_size, config.test_size, config.official_md5 = 5, 3, md5
+    expected = f"md5:test_32x32.mat={md5[names[1]]},train_32x32.mat={md5[names[0]]}"
+    assert DatasetFile(config, tmp_path).digest == expected  # before anything is packed
+    caplog.set_level(logging.WARNING)
+    dataset = DatasetFile(config, tmp_path).load()
+    assert (tmp_path / "svhn.npz").exists() and not caplog.text
+    assert DatasetFile(config, tmp_path).digest == dataset.official == expected
+    pinned = replace(config, digest=dataset.digest)
+    assert DatasetFile(pinned, tmp_path).digest == expected  # pinning it later changes nothing
+
+    # The same images, packed from elsewhere, are the published ones only by a pinned digest.
+    arrays = dict(np.load(tmp_path / "svhn.npz"))
+    write_packed(tmp_path / "svhn.npz", {key: arrays[key] for key in KEYS})
+    assert DatasetFile(pinned, tmp_path).digest == expected
+    assert DatasetFile(config, tmp_path).digest == dataset.digest
+    DatasetFile(config, tmp_path).load()
+    assert "gets its own identity" in caplog.text
+
+
+def test_other_official_files_are_refused(tmp_path, monkeypatch):
+    svhn_files(tmp_path / "raw" / "svhn", monkeypatch)
+    with pytest.raises(UserError, match="train_32x32.mat has MD5 .*, the official file 0000"):
+        pack("svhn", tmp_path, download=False, official_md5={"train_32x32.mat": "0000"})
+    assert not (tmp_path / "svhn.npz").exists()
+
+
+def test_the_identity_of_svhn_is_known_without_the_data():
+    """By the MD5s that torchvision knows; its runs are refused no more."""
+    from torchvision.datasets import SVHN
+
+    config = dataset_config("svhn")
+    known = {entry[1]: entry[2] for entry in SVHN.split_list.values()}
+    assert config.official_md5 == {name: known[name] for name in config.official_md5}
+    identity = identify(compose(["model=base", "variant=Lr", "dataset=svhn"]))
+    assert identity["dataset"]["digest"] == config.published
+
+
+def gzipped_mnist(folder: Path, monkeypatch) -> None:
+    """The four official archives, with one training and two test images of zeros and ones."""
+    from torchvision.datasets import MNIST
+
+    folder.mkdir(parents=True, exist_ok=True)
+    resources = []
+    for split, count in (("train", 1), ("t10k", 2)):
+        images, labels = np.full((count, 28, 28), count, np.uint8), np.arange(count, dtype=np.uint8)
+        for name, array, magic in (("images-idx3", images, 2051), ("labels-idx1", labels, 2049)):
+            head = np.array([magic, *array.shape], dtype=">i4").tobytes()
+            path = folder / f"{split}-{name}-ubyte.gz"
+            path.write_bytes(gzip.compress(head + array.tobytes(), mtime=0))
+            resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setattr(MNIST, "resources", resources)
+    monkeypatch.setattr(MNIST, "mirrors", ["http://unreachable.invalid/"])
+
+
+@pytest.mark.parametrize("place", ["", "raw/mnist", "raw/mnist/MNIST/raw", "MNIST/raw"])
+@pytest.mark.parametrize("download", [True, False])
+def test_archives_at_hand_are_read_without_a_network(tmp_path, monkeypatch, place, download):
+    gzipped_mnist(tmp_path / place, monkeypatch)
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", None)  # would be called
+    pack("mnist", tmp_path, download=download)
+    with np.load(tmp_path / "mnist.npz") as arrays:
+        assert arrays["train_images"].max() == 1 and len(arrays["test_labels"]) == 2
+
+
+def test_a_folder_unpacked_by_torchvision_is_read(tmp_path, monkeypatch):
+    """One that is used as dataset.root, although its archives are gone."""
+    gzipped_mnist(tmp_path / "MNIST" / "raw", monkeypatch)
+    for path in (tmp_path / "MNIST" / "raw").glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    pack("mnist", tmp_path, download=False)
+    assert (tmp_path / "mnist.npz").exists()
+
+
+def test_missing_official_files_are_named_with_their_folders(tmp_path, monkeypatch):
+    gzipped_mnist(tmp_path, monkeypatch)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+    with pytest.raises(UserError) as error:
+        pack("mnist", tmp_path, download=False)
+    for words in (f"{tmp_path}/raw/mnist", f"in {tmp_path}/", "t10k-labels", "train-labels", "MD5"):
+        assert words in str(error.value)
+    assert "train-images" not in str(error.value)
+
+
+def test_the_home_folder_is_known_by_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pack("digits", Path("~/data"))
+    assert (
+        DatasetFile(dataset_config("digits"), Path("~/data")).path == tmp_path / "data/digits.npz"
+    )
+    assert len(load_dataset(dataset_config("digits"), Path("~/data")).classes) == 10
 
 
 def test_svhn_reader(tmp_path, monkeypatch):
