@@ -109,8 +109,9 @@ def test_what_is_not_the_users_to_set_is_refused(table2, extra):
 def test_runs_on_data_that_is_not_pinned_are_blocked():
     runs = select_runs([4], model=["base"], variant=["Conv"], dataset=["svhn", "cifar10"])
     plans = {plan.run.cell.dataset: plan for plan in plan_runs(runs, [], Path("/elsewhere"))[0]}
-    assert "not pinned in configs/dataset/svhn.yaml" in plans["svhn"].blocked_by()
-    assert plans["cifar10"].blocked_by() == ""
+    assert {plan.blocked_by() for plan in plans.values()} == {""}  # SVHN by its official files
+    plans["svhn"].run.identity["dataset"]["digest"] = None
+    assert "svhn.yaml has neither a digest nor official_md5" in plans["svhn"].blocked_by()
 
 
 def test_what_starts_from_a_baseline_is_told_where_it_is():
