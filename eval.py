@@ -19,7 +19,7 @@ from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.step import evaluate
-from linearconv.engine.weights import read_weights, weights_path
+from linearconv.engine.weights import MAX_PARAMETERS, read_weights, weights_path
 from linearconv.errors import UserError
 from models import Variant, build_model
 
@@ -49,7 +49,8 @@ def find_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
     """The file to evaluate and its content: a checkpoint or, without any, published weights."""
     if config.checkpoint is not None:
         path = Path(config.checkpoint)
-        return path, load(path)
+        published = path.suffix == ".safetensors"
+        return path, read_weights(path, config.weights) if published else load(path)
     checkpoints = Checkpoints(Path(config.checkpoint_dir) / config.run)
     found = [checkpoints.best] if config.weights == "best" else checkpoints.epochs()[-1:]
     for path in found:
@@ -59,7 +60,8 @@ def find_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
     if not path.exists():
         raise UserError(
             f"no {config.weights} checkpoint in {checkpoints.folder}/ and no {path}: train the run "
-            "first"
+            "first (overwrite=true, if it has a record); networks with more than "
+            f"{MAX_PARAMETERS:,} parameters publish no weights"
         )
     return path, read_weights(path, config.weights)
 

@@ -158,8 +158,8 @@ class EvalConfig:
 
     Attributes:
         run: a run_id, looked up in checkpoint_dir and then in results_dir.
-        checkpoint: path of a checkpoint, instead of run.
-        weights: with run: best (as selected in training) or last.
+        checkpoint: path of a checkpoint or of published weights, instead of run.
+        weights: best (as selected in training) or last; a checkpoint has only one of them.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per batch.
         checkpoint_dir: the checkpoints of a run are in <checkpoint_dir>/<run_id>/.

@@ -1,6 +1,6 @@
-"""Choose each model's learning rate on validation images, from runs with either rate.
+"""Check each model's learning rate on validation images, by runs with either rate.
 
-    python scripts/choose_lr.py     # results/learning_rates/{README.md,choices.csv,curves.*}
+    python scripts/choose_lr.py     # results/learning_rates/: README.md, choices.csv, curves
 
 Reads the records in results/learning_rates/runs/ and prints the command that trains what is
 missing. Nothing is changed: a model whose best rate is not the configured one gets the new rate and
@@ -19,6 +19,7 @@ from linearconv.errors import UserError
 from scripts.make_figures import write
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.learning_rates import (
+    MARGIN,
     Choice,
     choice_lines,
     choices,
@@ -37,7 +38,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=RESULTS / "learning_rates")
     args = parser.parse_args()
     try:
-        found = choices(read_records(args.folder))
+        runs = (args.folder / "runs").is_dir()
+        found = choices(read_records(args.folder) if runs else [])
         with atomic_write(args.folder / "README.md") as file:
             file.write(page(found).encode())
         with atomic_write(args.folder / "choices.csv") as file:
@@ -48,7 +50,7 @@ def main() -> int:
         return MISTAKE
     for choice in found:
         print(f"{choice.model}: {choice.verdict}")
-    missing = [choice.model for choice in found if choice.best is None]
+    missing = [choice.model for choice in found if choice.missing]
     if missing:
         print(f"to train what is missing: {command(missing)}")
     return 0
@@ -63,8 +65,9 @@ def page(found: list[Choice]) -> str:
             "The paper trains with 1e-3 or 1e-4 and does not say which network has which. Here the "
             "rates are compared at 30 epochs on a tenth of the training images, held out; the test "
             "images take no part. The plain network (Conv) decides for all variants, so that none "
-            "is tuned more than another; the last epoch counts, not the best. With one seed a "
-            "difference of a few tenths of a point is not a finding.",
+            "is tuned more than another; the last epoch counts, not the best. The better rate must "
+            f"lead by {MARGIN:g} points, or the choice is undecided. A short recipe favours the "
+            "higher rate, so this says little of the lower one at 250 epochs.",
             "",
             *markdown_grid(choices_grid(found)),
             "",

@@ -102,7 +102,7 @@ def add_artifacts(
     record: dict[str, Any],
     *,
     filters: int = 8,
-    correct: np.ndarray | None = None,
+    correct: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write arrays as a run leaves them: two layers of `filters` filters each."""
     random = np.random.default_rng(record["science"]["seed"])
@@ -119,8 +119,7 @@ def add_artifacts(
         if primary < filters:
             coefficients = random.uniform(-1, 1, size=(primary, filters - primary))
             arrays[f"coefficients_{i}"] = coefficients.astype(np.float16)
-    if correct is not None:
-        arrays |= correct_artifacts(dict.fromkeys(("best", "last"), correct))
+    arrays |= correct_artifacts(correct or {})
     write_artifacts(folder / "artifacts" / f"{record['run_id']}.npz", arrays)
 
 

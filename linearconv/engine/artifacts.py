@@ -13,14 +13,14 @@ from linearconv.engine.files import atomic_write
 from linearconv.layer import LinearConv2d
 from linearconv.regularizer import correlation_matrix
 
-LARGEST = 512
+MAX_FILTERS = 512
 """Layers with more filters are not chosen: their matrices would make the artifacts large."""
 
 
 def chosen_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """At most two convolutions by name: the first and the last with at most `LARGEST` filters."""
+    """The first and the last convolution with at most `MAX_FILTERS` filters, by name."""
     convs = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-    small = [name for name, conv in convs.items() if conv.out_channels <= LARGEST]
+    small = [name for name, conv in convs.items() if conv.out_channels <= MAX_FILTERS]
     return {name: convs[name] for name in dict.fromkeys([*small[:1], *small[-1:]])}
 
 
@@ -85,19 +85,27 @@ def correct_artifacts(correct: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
     Returns:
         `test_images` () their number N and, for each name, `correct_<name>` (ceil(N / 8),) uint8,
-        the first image in the highest bit.
+        the first image in the highest bit; nothing for nothing.
     """
-    (images,) = {len(found) for found in correct.values()}
-    bits = {f"correct_{name}": np.packbits(found) for name, found in correct.items()}
-    return {"test_images": np.array(images), **bits}
+    arrays = {}
+    for name, images in correct.items():
+        arrays["test_images"] = np.array(len(images))
+        arrays[f"correct_{name}"] = np.packbits(images)
+    return arrays
 
 
 def unpack_correct(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    """The (N,) booleans of `correct_artifacts`; None if the arrays do not contain them."""
+    """The (N,) booleans of `correct_artifacts`; None if the arrays do not contain them.
+
+    Raises:
+        ValueError: the arrays contradict each other.
+    """
     if f"correct_{name}" not in arrays:
         return None
-    count = int(arrays["test_images"])
-    return np.unpackbits(arrays[f"correct_{name}"], count=count).astype(bool)
+    count, packed = int(arrays["test_images"]), arrays[f"correct_{name}"]
+    if len(packed) != -(-count // 8):
+        raise ValueError(f"{len(packed)} bytes are not one bit for each of {count} images")
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 def write_artifacts(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -69,14 +69,6 @@ class Checkpoints:
             )
         return None
 
-    def load_best(self) -> dict[str, Any]:
-        """The best weights.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
-        return load(self.best)
-
     def clear(self) -> None:
         """Delete all checkpoints of the run."""
         for path in [*self.epochs(), self.best]:
@@ -86,7 +78,8 @@ class Checkpoints:
         """Replace the checkpoints in `folder` with these."""
         Checkpoints(folder).clear()
         for path in [*self.epochs(), self.best]:
-            path.replace(folder / path.name)
+            if path.exists():
+                path.replace(folder / path.name)
         self.folder.rmdir()
 
 

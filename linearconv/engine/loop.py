@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,14 +16,7 @@ from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from linearconv.engine.optimizer import adam, load_state, set_lr
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
-from linearconv.engine.step import (
-    Evaluation,
-    Regularizer,
-    Steps,
-    TrainBatches,
-    TrainStep,
-    evaluate,
-)
+from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
 from linearconv.regularizer import model_correlation_loss, regularized_filters
 
 
@@ -74,6 +67,8 @@ class Training:
 
     Attributes:
         curve: one dict per finished epoch (see `record.py`).
+        correct: (N,) bool, whether the last epoch's network classifies each test image correctly;
+            None before the first epoch.
         seconds: duration of each finished epoch, including evaluation.
         starts: one provenance dict per process that worked on the run.
     """
@@ -86,6 +81,7 @@ class Training:
         self.optimizer = adam(model, settings.lr, fused=self.speed.fused_adam)
         self.step = TrainStep(model, self.optimizer, settings.regularizer, settings.precision)
         self.curve: list[Entry] = []
+        self.correct: Tensor | None = None
         self.seconds: list[float] = []
         self.starts: list[dict[str, Any]] = []
 
@@ -98,9 +94,10 @@ class Training:
         """The first epoch with the highest accuracy `key`."""
         return max(self.curve, key=lambda entry: entry[key])
 
-    def evaluate(self, images: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-        """Evaluate the current weights; call it inside `accelerated.rewritten()`."""
-        return evaluate(self.accelerated.evaluated(), images, self.settings.precision)
+    @property
+    def selected(self) -> Entry:
+        """The epoch whose weights are the best: by validation images if there are any."""
+        return self.best("val_acc" if "val_acc" in self.curve[-1] else "test_acc")
 
     def state_dict(self) -> dict[str, Any]:
         """Only tensors and plain values, so that `torch.load(weights_only=True)` can read it."""
@@ -109,6 +106,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "curve": self.curve,
+            "correct": self.correct,
             "test_acc_best": self.best("test_acc")["test_acc"] if self.curve else None,
             "seconds": self.seconds,
             "starts": self.starts,
@@ -119,6 +117,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         load_state(self.optimizer, state["optimizer"])
         self.curve, self.seconds, self.starts = state["curve"], state["seconds"], state["starts"]
+        self.correct = state.get("correct")  # absent in older checkpoints
 
 
 class NonFiniteLoss(RuntimeError):
@@ -206,9 +205,12 @@ def train_epoch(
         "train_acc": 100.0 * correct_sum / batches.train_size,
         "correlation_loss": _correlation(training),
     }
+    network = training.accelerated.evaluated()
     for name, split in (("test", batches.test()), ("val", batches.val())):
         if split is not None:
-            result = training.evaluate(split)
+            result = evaluate(network, split, training.settings.precision)
+            if name == "test":
+                training.correct = result.correct
             entry |= {f"{name}_loss": result.loss, f"{name}_acc": result.accuracy}
     for name, value in entry.items():
         if value is not None and not math.isfinite(value):
@@ -242,10 +244,9 @@ class _Saves:
     def epoch_finished(self, *, last: bool) -> None:
         """Keep the weights if they are the best so far; save if due or after the last epoch."""
         training = self._training
-        selected_by = "val_acc" if "val_acc" in training.curve[-1] else "test_acc"
-        if training.best(selected_by) is training.curve[-1]:
+        if training.selected is training.curve[-1]:
             weights = {name: t.clone() for name, t in training.model.state_dict().items()}
-            self._best = {"epoch": training.epoch, "model": weights}
+            self._best = {"epoch": training.epoch, "model": weights, "correct": training.correct}
         if last or time.monotonic() - self._time >= training.speed.save_every_s:
             self.save()
 

@@ -10,18 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from linearconv.engine.artifacts import correct_artifacts, filter_artifacts, write_artifacts
-from linearconv.engine.checkpoint import Checkpoints
+from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
-from linearconv.engine.precision import precision_flags
 from linearconv.engine.record import build_record, read_record, write_record
 from linearconv.engine.reporting import TensorBoard, console
-from linearconv.engine.weights import LARGEST, weights_path, write_weights
+from linearconv.engine.weights import MAX_PARAMETERS, weights_path, write_weights
 from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -188,31 +186,41 @@ def _publish(spec: RunSpec, training: Training, checkpoints: Checkpoints) -> dic
         batch_size=spec.identity["recipe"]["batch_size"],
         images_per_epoch=spec.batches.train_size,
     )
-    header = {"run_id": paths.run_id, "science": spec.identity, "epoch": training.epoch}
-    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    weights = {"last": {**header, "model": last}}
-    try:
-        weights = {"best": checkpoints.load_best(), **weights}
-    except UserError as error:
-        log.warning("%s; the results of %s are written without it", error, paths.run_id)
+    published = _published_weights(spec, training, checkpoints)
     correct = {
-        name: _correct(training, checkpoint["model"], spec.batches)
-        for name, checkpoint in weights.items()
+        name: weights["correct"].numpy()
+        for name, weights in published.items()
+        if weights.get("correct") is not None  # absent in older checkpoints
     }
-    if checkpoints.folder != paths.checkpoints:
-        checkpoints.move_to(paths.checkpoints)
-    if record["params"] <= LARGEST:
-        write_weights(paths.weights, weights)
+    if record["params"] <= MAX_PARAMETERS:
+        write_weights(paths.weights, published)
     write_artifacts(paths.artifacts, filter_artifacts(model) | correct_artifacts(correct))
     write_record(paths.record, record)
+    if checkpoints.folder != paths.checkpoints:
+        checkpoints.move_to(paths.checkpoints)
     return record
 
 
-def _correct(training: Training, weights: dict[str, Tensor], batches: Batches) -> np.ndarray:
-    """Whether the network with these weights, which it keeps, classifies each test image right."""
-    training.model.load_state_dict(weights)
-    with precision_flags(training.settings.precision), training.accelerated.rewritten():
-        return training.evaluate(batches.test()).correct.numpy()
+def _published_weights(
+    spec: RunSpec, training: Training, checkpoints: Checkpoints
+) -> dict[str, dict[str, Any]]:
+    """The last weights and, if they can be read and are of this curve, the best ones."""
+    last = {
+        "run_id": spec.paths.run_id,
+        "science": spec.identity,
+        "epoch": training.epoch,
+        "model": training.model.state_dict(),
+        "correct": training.correct,
+    }
+    try:
+        best = load(checkpoints.best)
+    except UserError as error:
+        log.warning("%s: the best weights of %s are not published", error, spec.paths.run_id)
+        return {"last": last}
+    if (best["science"], best["epoch"]) != (spec.identity, training.selected["epoch"]):
+        log.warning("%s is not of this run: the best weights are not published", checkpoints.best)
+        return {"last": last}
+    return {"best": best, "last": last}
 
 
 def _open_checkpoints(

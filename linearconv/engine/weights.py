@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 
-LARGEST = 1_000_000
+MAX_PARAMETERS = 1_000_000
 """Runs of networks with more parameters publish no weights."""
 
 
@@ -26,12 +26,17 @@ def weights_path(results: Path, run_id: str) -> Path:
     return results / "weights" / f"{run_id}.safetensors"
 
 
+def published_runs(results: Path) -> list[str]:
+    """The run_ids of all weights in a results folder, sorted."""
+    return sorted(path.stem for path in weights_path(results, "any").parent.glob("*.safetensors"))
+
+
 def write_weights(path: Path, checkpoints: Mapping[str, dict[str, Any]]) -> None:
     """Write the weights of a run's checkpoints atomically.
 
     Args:
         path: a .safetensors file.
-        checkpoints: of "last", and of "best" if it is known: `run_id`, `science`, `epoch` and
+        checkpoints: by name, "best" or "last": `run_id` and `science` of the run, `epoch` and
             `model`, the network's state dict; other entries are not written.
     """
     tensors = {
@@ -39,10 +44,10 @@ def write_weights(path: Path, checkpoints: Mapping[str, dict[str, Any]]) -> None
         for name, checkpoint in checkpoints.items()
         for key, tensor in checkpoint["model"].items()
     }
-    last = checkpoints["last"]
+    any_one = next(iter(checkpoints.values()))
     about = {
-        "run_id": last["run_id"],
-        "science": last["science"],
+        "run_id": any_one["run_id"],
+        "science": any_one["science"],
         "epochs": {name: checkpoint["epoch"] for name, checkpoint in checkpoints.items()},
     }
     with atomic_write(path) as file:
@@ -54,8 +59,7 @@ def read_weights(path: Path, name: str) -> dict[str, Any]:
     """The weights `name`, best or last, as a checkpoint: `run_id, science, epoch, model`.
 
     Raises:
-        UserError: the file is missing, damaged, was not written by `write_weights`, or does not
-            contain these weights.
+        UserError: as `read_all_weights`, or the file does not contain these weights.
     """
     try:
         return read_all_weights(path)[name]
@@ -67,7 +71,7 @@ def read_all_weights(path: Path) -> dict[str, dict[str, Any]]:
     """The `checkpoints` that `write_weights` was given.
 
     Raises:
-        UserError: as `read_weights`.
+        UserError: the file is missing, damaged or was not written by `write_weights`.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -87,6 +91,9 @@ def read_all_weights(path: Path) -> dict[str, dict[str, Any]]:
             for name, epoch in about["epochs"].items()
         }
     except FileNotFoundError:
-        raise UserError(f"weights {path} not found") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} not found; networks with more than {MAX_PARAMETERS:,} parameters publish no "
+            "weights"
+        ) from None
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); restore or delete it") from None

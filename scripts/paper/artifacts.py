@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from data.packed import DAMAGE
 from linearconv.engine.artifacts import unpack_correct, unpack_symmetric
 from linearconv.errors import UserError
-
-DAMAGE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
-"""What numpy raises for a damaged or incomplete file."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def read_filters(folder: Path, run_id: str) -> Filters | None:
                     for name in (f"coefficients_{i}" for i in numbers)
                 ],
             )
-    except DAMAGE as error:
+    except (*DAMAGE, KeyError) as error:
         raise _damaged(path, error) from None
 
 
@@ -87,7 +84,7 @@ def read_correct(folder: Path, run_id: str, weights: str) -> np.ndarray | None:
     try:
         with np.load(path) as arrays:
             return unpack_correct(arrays, weights)
-    except DAMAGE as error:
+    except (*DAMAGE, KeyError) as error:
         raise _damaged(path, error) from None
 
 

@@ -18,8 +18,9 @@ NOTE = (
     "Of the test images that only one of two networks gets right, McNemar's exact test asks "
     "whether one network gets more of them than chance would give it. It compares two trained "
     "networks on these images; it knows nothing of how much a network changes from seed to seed, "
-    "so it says nothing of the method, which the claims judge over seeds. p is not corrected for "
-    "the number of rows."
+    "so it says nothing of the method, which the claims judge over seeds. The weights are those of "
+    "the last epoch: the best ones were selected on these very images. p is not corrected for the "
+    "number of rows."
 )
 
 
@@ -47,7 +48,7 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p value of McNemar's exact test (McNemar 1947); 1 if no image differs."""
+        """Two-sided p value of McNemar's test in its exact, binomial form; 1 if none differs."""
         differing = self.only_network + self.only_baseline
         return float(binomtest(self.only_network, differing).pvalue) if differing else 1.0
 
@@ -57,12 +58,11 @@ class Comparison:
         return 100 * (self.only_network - self.only_baseline) / self.images
 
 
-def comparisons(results: Results, metric: str) -> Iterator[Comparison]:
+def comparisons(results: Results) -> Iterator[Comparison]:
     """Every network of the tables with its baseline, for each seed that both kept images of.
 
     Args:
         results: the records of one recipe.
-        metric: "best" or "last", which weights to compare.
 
     Raises:
         UserError: damaged artifacts.
@@ -78,8 +78,8 @@ def comparisons(results: Results, metric: str) -> Iterator[Comparison]:
             for seed, record in results.records(cell).items():
                 if seed not in plain:
                     continue
-                ours = read_correct(results.folder, record["run_id"], metric)
-                theirs = read_correct(results.folder, plain[seed]["run_id"], metric)
+                ours = read_correct(results.folder, record["run_id"], "last")
+                theirs = read_correct(results.folder, plain[seed]["run_id"], "last")
                 if ours is None or theirs is None:
                     continue
                 alpha = "" if cell.alpha is None else f", alpha {cell.alpha:g}"
@@ -94,7 +94,7 @@ def comparisons(results: Results, metric: str) -> Iterator[Comparison]:
                 )
 
 
-def comparisons_grid(results: Results, metric: str) -> Grid:
+def comparisons_grid(results: Results) -> Grid:
     """A row for each comparison; no rows if no two runs can be compared."""
     header = ["Network", "Baseline", "Dataset", "Seed", "Test images", "Only the network right"]
     header += ["Only the baseline right", "Difference (points)", "p (McNemar, exact)"]
@@ -110,6 +110,6 @@ def comparisons_grid(results: Results, metric: str) -> Grid:
             f"{found.points:+.2f}",
             f"{found.p_value:.2g}",
         ]
-        for found in comparisons(results, metric)
+        for found in comparisons(results)
     ]
     return Grid(header, body)

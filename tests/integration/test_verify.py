@@ -98,7 +98,29 @@ def test_weights_of_another_run_are_found(script, results, digits_root):
     record["science"]["seed"] = 1
     path.write_text(json.dumps(record))
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
-    assert outcome.code == 1 and "of another run than the record" in outcome.out
+    assert outcome.code == 1 and "of another run: science differ" in outcome.out
+
+
+def test_last_weights_are_not_taken_for_the_best(script, results, digits_root):
+    path = weights_path(results, run_id(results))
+    weights = read_all_weights(path)
+    record = json.loads((results / "runs" / f"{run_id(results)}.json").read_text())
+    other = weights["best"] | {"epoch": 3 - record["best_epoch"]}
+    write_weights(path, weights | {"best": other})
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 1 and "epoch differ" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("kept", "code", "words"),
+    [(["last"], 0, "best: not published"), (["best"], 1, "does not contain the last weights")],
+)
+def test_weights_that_are_absent_are_said(script, results, digits_root, kept, code, words):
+    path = weights_path(results, run_id(results))
+    weights = read_all_weights(path)
+    write_weights(path, {name: weights[name] for name in kept})
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == code and words in outcome.out
 
 
 def test_without_images_the_accuracies_are_compared(script, results, digits_root):
@@ -110,7 +132,8 @@ def test_without_images_the_accuracies_are_compared(script, results, digits_root
 def test_artifacts_that_contradict_the_record_are_found(script, results, digits_root):
     path = artifacts_path(results, run_id(results))
     arrays = dict(np.load(path))
-    images = ~read_correct(results, run_id(results), "best")
+    images = read_correct(results, run_id(results), "best")
+    images[0] ^= True
     write_artifacts(path, arrays | correct_artifacts({"best": images}))
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
     assert outcome.code == 1 and "the artifacts have" in outcome.out
@@ -120,12 +143,14 @@ def test_artifacts_that_contradict_the_record_are_found(script, results, digits_
 def test_damaged_weights_are_named(script, results, digits_root, content):
     weights_path(results, run_id(results)).write_bytes(content)
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
-    assert outcome.code == 2 and "safetensors is damaged" in outcome.err
+    assert outcome.code == 1 and "safetensors is damaged" in outcome.out
 
 
 def test_a_folder_without_weights_is_named(script, tmp_path):
     outcome = script("verify", "--results-dir", tmp_path)
-    assert outcome.code == 2 and "nothing to verify" in outcome.err
+    assert outcome.code == 0 and "nothing to verify" in outcome.out
+    named = script("verify", "none", "--results-dir", tmp_path)
+    assert named.code == 1 and "none: FAILED" in named.out
 
 
 def test_eval_finds_the_published_weights_where_there_is_no_checkpoint(
@@ -163,6 +188,32 @@ def test_a_run_whose_best_weights_are_damaged_still_gets_its_record(cli, small, 
         read_weights(weights_path(tmp_path / "results", record.stem), "best")
 
 
+def test_an_overwritten_run_without_best_weights_still_gets_its_record(cli, small, tmp_path):
+    """Its rerun was finished, but for the record, when the best weights were lost."""
+    command = ("train", *BASE, *small)
+    assert cli(*command).code == 0
+    (record,) = (tmp_path / "results" / "runs").glob("*.json")
+    folder = tmp_path / "checkpoints" / record.stem
+    (folder / "overwrite").mkdir()
+    shutil.copy(folder / "epoch-0003.pt", folder / "overwrite")
+    assert cli(*command, "overwrite=true").code == 0
+    assert not (folder / "overwrite").exists() and (folder / "epoch-0003.pt").exists()
+    assert set(read_all_weights(weights_path(tmp_path / "results", record.stem))) == {"last"}
+
+
+def test_with_validation_images_the_selected_weights_are_published(
+    cli, small, script, tmp_path, digits_root
+):
+    assert cli("train", *BASE, *small, "recipe.val_fraction=0.2").code == 0
+    results = tmp_path / "results"
+    record = json.loads(next((results / "runs").glob("*.json")).read_text())
+    best = read_weights(weights_path(results, record["run_id"]), "best")
+    assert best["epoch"] == record["val_acc_best_epoch"]
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 0, outcome.out
+    assert f"best, epoch {best['epoch']}: {record['test_acc_at_val_acc_best']:.2f} %" in outcome.out
+
+
 def test_large_networks_publish_no_weights(cli, small, tmp_path):
     assert cli("train", "model=vgg11", "variant=LRr", *small, "recipe.epochs=1").code == 0
     assert not list((tmp_path / "results" / "weights").iterdir())
@@ -182,3 +233,6 @@ def test_only_images_near_a_tie_may_turn_over():
         compare(Predictions(~images ^ tied, tied), 50.0, images)
     with pytest.raises(Mismatch, match="recorded are 3"):
         compare(Predictions(images, np.zeros(4, dtype=bool)), 75.0, None)
+    assert compare(Predictions(images, tied), 75.0, None) == "recorded, 50.00 % here"
+    with pytest.raises(Mismatch, match="recorded are 4"):  # only one of the wrong ones is a tie
+        compare(Predictions(images, tied), 100.0, None)

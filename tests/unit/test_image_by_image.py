@@ -19,16 +19,18 @@ def bits(*right: int) -> np.ndarray:
 def test_networks_are_compared_with_their_baseline_seed_by_seed(tmp_path):
     conv = add_runs(tmp_path, Cell("base", "Conv", "cifar10"), [(87, 86), (87, 86), (87, 86)])
     lrr = add_runs(tmp_path, Cell("base", "LRr", "cifar10"), [(86, 85), (86, 85)])
-    for record in conv:
-        add_artifacts(tmp_path, record, correct=bits(0, 1, 2, 3, 4, 5, 6, 7))
-    add_artifacts(tmp_path, lrr[0], correct=bits(0, 1, 8))
+    everything = bits(*range(20))
+    for i, record in enumerate(conv):
+        kept = bits(0, 1, 2, 3, 4, 5, 6, 7) if i == 0 else everything
+        add_artifacts(tmp_path, record, correct={"best": everything, "last": kept})
+    add_artifacts(tmp_path, lrr[0], correct={"best": everything, "last": bits(0, 1, 8)})
     add_artifacts(tmp_path, lrr[1])  # of a run that kept none
-    (found,) = comparisons(Results(tmp_path, "paper"), "last")
+    (found,) = comparisons(Results(tmp_path, "paper"))
     assert (found.name, found.baseline, found.seed) == ("Base-LRr", "Base", 0)
     assert (found.images, found.only_network, found.only_baseline) == (20, 1, 6)
     assert found.points == pytest.approx(-25)
     assert found.p_value == pytest.approx(2 * binom.cdf(1, 7, 0.5))
-    (row,) = comparisons_grid(Results(tmp_path, "paper"), "best").body
+    (row,) = comparisons_grid(Results(tmp_path, "paper")).body
     assert row[-2:] == ["-25.00", "0.12"]
 
 
