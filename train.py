@@ -10,6 +10,7 @@ multirun."""
 
 import logging
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from configs import TrainConfig, identify, run_id, variant_name
-from configs.cli import OUT_OF_TIME, run_main
+from configs.cli import FAILED, OUT_OF_TIME, run_main
 from configs.identity import Identity
 from data import DATA, SIZE, Batches, DatasetFile
 from linearconv import set_execution
@@ -54,11 +55,24 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
         except RunLocked as error:
             print(f"{paths.run_id} is being trained by {error}")
             return 0
+        except torch.cuda.OutOfMemoryError as error:
+            print(out_of_memory(config, error), file=sys.stderr)
+            return FAILED
         if record is None:
             print("stopped by max_minutes: run the same command with resume=true to continue")
             return OUT_OF_TIME
     print(summary(record, paths))
     return 0
+
+
+def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> str:
+    """What to do about too little GPU memory, in one line."""
+    return (
+        f"out of memory on device={config.device} with batches of {config.recipe.batch_size} "
+        f"images: {str(error).partition(chr(10))[0]} Free memory on the device, use fewer --slots "
+        f"or a smaller runtime.eval_batch_size (now {config.runtime.eval_batch_size}; it changes "
+        "no results), and run the same command again"
+    )
 
 
 def read_baseline(config: TrainConfig) -> dict[str, Any] | None:

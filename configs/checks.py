@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.schema import EvalConfig, TrainConfig
 from data import DATA
+from linearconv.engine.device import cuda_devices, unusable_cuda
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 from linearconv.layer import EXECUTIONS, INITS
@@ -192,19 +193,22 @@ def _check_eval(config: EvalConfig) -> None:
 def _check_device(device: str) -> None:
     kind, _, index = device.partition(":")
     known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
-    _require(known, f"device must be auto, cpu, cuda or cuda:N, got {device}")
+    mps = " (mps is not supported: it has no float64, in which the metrics are summed)"
+    _require(
+        known,
+        f"device must be auto, cpu, cuda or cuda:N, got {device}{mps if kind == 'mps' else ''}",
+    )
 
 
 def _check_device_is_there(device: str) -> None:
     kind, _, index = device.partition(":")
     if kind == "cuda":
-        import torch
-
-        count = torch.cuda.device_count()
+        count, reason = cuda_devices(), unusable_cuda()
+        why = f" ({reason})" if reason else ""
         _require(
             int(index or 0) < count,
-            f"device={device} is not available: torch sees {count} CUDA device(s); use device=cpu "
-            "or install a torch build that matches the driver",
+            f"device={device} is not available: torch can use {count} CUDA device(s){why}; use "
+            "device=cpu or install a torch build that matches the driver",
         )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from configs.cli import FAILED, MISTAKE
+from linearconv.engine.device import resolve_device, unusable_cuda
+from linearconv.engine.provenance import provenance
 from scripts.bench.rows import write
 from scripts.benchmark import measure, text
 
@@ -27,8 +29,16 @@ VARIANTS = "Conv,L,Lr,LRr"
 def main() -> int:
     """Run tests and benchmarks on the GPU; returns the exit code."""
     if not torch.cuda.is_available():
-        print("certify needs a CUDA device, but torch sees none", file=sys.stderr)
+        reason = unusable_cuda() or "torch sees none"
+        print(f"certify needs a CUDA device: {reason}", file=sys.stderr)
         return MISTAKE
+    facts = provenance(resolve_device("cuda"))
+    print(
+        f"{facts['device']} (compute capability {facts['compute_capability']}), driver "
+        f"{facts['driver']}, torch {torch.__version__} for CUDA {facts['cuda']}, cuDNN "
+        f"{facts['cudnn']}",
+        flush=True,
+    )
     tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "cuda"], cwd=ROOT)
     met = [("CUDA tests", "all pass", "", tests.returncode == 0)]
     fast = {}

@@ -2,20 +2,81 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import platform
 from pathlib import Path
 
 import torch
 
+from linearconv.errors import UserError
+
+log = logging.getLogger(__name__)
+
 
 def resolve_device(name: str) -> torch.device:
-    """The named device, made current; "auto" is the first CUDA device, else the CPU."""
+    """The named device, made current; "auto" is the first CUDA device, else the CPU.
+
+    Raises:
+        UserError: the CUDA device cannot be used.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if cuda_devices() else "cpu"
+        reason = unusable_cuda()
+        if reason:
+            log.warning("using the CPU: there is a GPU, but torch cannot use it: %s", reason)
     device = torch.device(name)
-    if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)  # or pinned memory would create a context on device 0
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # or pinned memory would create a context on device 0
+        _try(device)
     return device
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices that torch can use.
+
+    `torch.cuda.device_count()` alone also counts those whose driver is too old for this torch.
+    """
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def unusable_cuda() -> str | None:
+    """Why torch cannot use the CUDA devices that it counts; None if it can, or counts none."""
+    if torch.cuda.is_available() or not torch.cuda.device_count():
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return "unknown reason"
+
+
+def usable_threads() -> int:
+    """Number of CPU threads that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _try(device: torch.device) -> None:
+    """Compute something; torch itself only warns of a device that it has no kernels for."""
+    try:
+        torch.ones(8, device=device).add(1).sum().item()
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{device} has too little free memory: {reason} Free some, or choose another device"
+        ) from None
+    except RuntimeError as error:
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        raise UserError(
+            f"{device} ({torch.cuda.get_device_name(device)}, compute capability {capability}) "
+            f"cannot be used by torch {torch.__version__}, which is for "
+            f"{', '.join(torch.cuda.get_arch_list()) or 'no GPU'}: "
+            f"{str(error).partition(chr(10))[0]}. Install a build of torch for this GPU "
+            "(pytorch.org/get-started), or use device=cpu"
+        ) from None
 
 
 def device_name(device: torch.device) -> str:

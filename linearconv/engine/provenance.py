@@ -39,7 +39,7 @@ def provenance(device: torch.device, **known: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version()} | _package_versions(),
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        **_cuda(device),
         **git_state(),
     }
 
@@ -70,6 +70,21 @@ def _package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+TF32_OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+"""Environment variables that overrule the run's precision."""
+
+
+def _cuda(device: torch.device) -> dict[str, Any]:
+    """What the bits of a result depend on, on CUDA, besides the device; all None on a CPU."""
+    names = ("cuda", "cudnn", "compute_capability", "tf32_overrides")
+    if device.type != "cuda":
+        return dict.fromkeys(names)
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    overrides = {name: os.environ[name] for name in TF32_OVERRIDES if name in os.environ}
+    values = (torch.version.cuda, torch.backends.cudnn.version(), capability, overrides)
+    return dict(zip(names, values, strict=True))
 
 
 def _driver(device: torch.device) -> str | None:

@@ -41,7 +41,8 @@ def build_record(
     """The record of a finished run.
 
     Everything except `provenance` and `timing` depends only on the identity, the runtime, the
-    number of threads, the versions and the kind of device.
+    versions and, on a CPU, its instruction set and the number of threads, on CUDA the model of the
+    GPU.
 
     Args:
         run_id: the run's name.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from configs.schema import TrainConfig
+from linearconv.engine.device import cuda_devices, usable_threads
 from scripts.jobs.runner import Slot
 
 
@@ -22,13 +21,13 @@ def slots(config: TrainConfig, count: int) -> list[Slot]:
         ]
     if count == 1 or config.runtime.threads is not None:
         return [Slot()] * count
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, usable_threads() // count)
     return [Slot((f"runtime.threads={threads}",))] * count
 
 
 def visible_devices(device: str) -> list[str]:
     """The CUDA devices to use, as CUDA_VISIBLE_DEVICES names them; empty for the CPU."""
-    count = 0 if device == "cpu" else torch.cuda.device_count()
+    count = 0 if device == "cpu" else cuda_devices()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = named.split(",") if named else map(str, range(count))
     devices = [name.strip() for name in names][:count]

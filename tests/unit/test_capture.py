@@ -1,6 +1,8 @@
 """The tape freezes what a CUDA graph does; the check before training finds what goes wrong."""
 
 import re
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from linearconv import LinearConv2d
-from linearconv.engine.fast.capture import CapturedSteps, Difference, checked_capture
+from linearconv.engine.fast.capture import CapturedSteps, CudaGraphs, Difference, checked_capture
 from linearconv.engine.fast.tape import HostWait, device_operations, tape
 from linearconv.engine.optimizer import adam
 from linearconv.engine.seeding import generator
@@ -125,6 +127,79 @@ def test_a_planted_fault_is_found_and_training_goes_on_eagerly(fault, words, cap
     assert isinstance(steps, EagerSteps) and note.startswith("eager: ")
     assert "falling back to eager steps, which are slower" in caplog.text
     assert re.search(words, note)
+
+
+class FakeCuda:
+    """Stands in for torch.cuda's and the allocator's part in capturing, and notes the calls."""
+
+    def __init__(self, monkeypatch, *, end_fails: bool) -> None:
+        self.calls, self.end_fails, self.pools = [], end_fails, iter("pqrs")
+        for name, stand_in in {
+            "graph_pool_handle": lambda: next(self.pools),
+            "Stream": lambda device: f"stream on {device}",
+            "CUDAGraph": lambda: SimpleNamespace(replay=None),
+            "current_stream": lambda device=None: "current",
+            "current_device": lambda: 0,
+            "stream": lambda stream: nullcontext(),
+            "graph": self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            monkeypatch.setattr(torch._C, name, self.note(name), raising=False)
+        monkeypatch.delattr(torch._C, "_cuda_endAllocateCurrentStreamToPool", raising=False)
+
+    def note(self, name):
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+    @contextmanager
+    def graph(self, graph, *, pool, stream, capture_error_mode):
+        self.calls.append(("capture", pool, stream))
+        try:
+            yield
+        finally:
+            if self.end_fails:
+                raise RuntimeError("CUDA error: capture was invalidated\nsearch for ...")
+
+
+def test_a_failed_capture_leaves_nothing_behind(monkeypatch):
+    """The next job of the same process can capture; its stream is on its own device."""
+    cuda = FakeCuda(monkeypatch, end_fails=True)
+    failing = CudaGraphs(torch.device("cuda", 1))
+    with pytest.raises(RuntimeError):
+        failing(lambda: None)
+    released = [("_cuda_endAllocateToPool", 1, "p"), ("_cuda_releasePool", 1, "p")]
+    assert cuda.calls == [("capture", "p", "stream on cuda:1"), *released]
+    cuda.end_fails = False
+    CudaGraphs(torch.device("cuda"))(lambda: None)
+    assert cuda.calls[3:] == [("capture", "q", "stream on cuda")]
+
+
+def test_what_cannot_be_released_hides_nothing(monkeypatch):
+    cuda = FakeCuda(monkeypatch, end_fails=True)
+
+    def refuse(*arguments):
+        raise RuntimeError("internal assertion")
+
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", refuse, raising=False)
+    with pytest.raises(RuntimeError, match="invalidated"):
+        CudaGraphs(torch.device("cuda"))(lambda: None)
+    assert cuda.calls[-1] == ("_cuda_releasePool", 0, "p")
+
+
+def test_the_reason_is_the_steps_own_error_and_not_that_of_the_end(monkeypatch):
+    FakeCuda(monkeypatch, end_fails=True)
+    step, batches = toy_step(HostRead), ToyBatches()
+
+    def capture(run):
+        return CudaGraphs(torch.device("cuda"))(lambda: tape(run))
+
+    steps, note = checked_capture(step, batches, capture)
+    assert isinstance(steps, EagerSteps)
+    assert re.fullmatch(
+        "eager: the step could not be captured: HostWait: .* would make the host wait for the "
+        "device",
+        note,
+    )
 
 
 def test_a_frozen_learning_rate_is_found(monkeypatch):

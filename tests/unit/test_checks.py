@@ -43,6 +43,7 @@ BASE = ["model=base", "variant=Lr"]
         ([*BASE, "precision=fp8"], ["precision", "tf32, fp32, bf16", "fp8"]),
         ([*BASE, "device=gpu"], ["device", "auto, cpu, cuda or cuda:N", "gpu"]),
         ([*BASE, "device=cpu:1"], ["device", "cpu:1"]),
+        ([*BASE, "device=mps"], ["device", "mps is not supported", "float64"]),
         ([*BASE, "runtime.execution=fused"], ["runtime.execution", "auto, generate, factored"]),
         ([*BASE, "recipe.epochs=0"], ["recipe.epochs", "above 0"]),
         ([*BASE, "recipe.batch_size=-1"], ["recipe.batch_size", "above 0"]),
@@ -78,7 +79,7 @@ def test_train_mistakes(overrides, words):
 
 def test_a_device_must_be_there_where_it_is_to_train_alone():
     config = compose([*BASE, "device=cuda:99"])  # on a cluster's login node, say
-    with pytest.raises(UserError, match=r"cuda:99 is not available: torch sees \d+ CUDA device"):
+    with pytest.raises(UserError, match=r"cuda:99 is not available: torch can use \d+ CUDA device"):
         check_ready(config)
 
 

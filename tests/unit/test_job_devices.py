@@ -15,6 +15,7 @@ def gpus(monkeypatch):
 
     def machine(count: int, named: str | None = None) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if named is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
@@ -42,6 +43,14 @@ def test_visible_devices(gpus, count, named, device, expected):
     assert visible_devices(device) == expected
 
 
+def test_a_driver_too_old_for_torch_gives_no_devices(gpus, monkeypatch):
+    """device_count() asks NVML, which knows the device; torch still cannot use it."""
+    gpus(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert visible_devices("auto") == []
+    assert slots(config(), 1)[0].environment == {}
+
+
 def config(*overrides: str):
     return compose(["model=base", "variant=Conv", *overrides])
 
@@ -58,9 +67,17 @@ def test_slots_are_spread_over_the_devices(gpus):
 
 def test_slots_share_the_threads_of_a_cpu(gpus, monkeypatch):
     gpus(0)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(6), raising=False)
     assert [slot.arguments for slot in slots(config(), 1)] == [()]  # torch's own choice
     assert [slot.arguments for slot in slots(config(), 4)] == [("runtime.threads=1",)] * 4
     assert [slot.arguments for slot in slots(config(), 2)] == [("runtime.threads=3",)] * 2
     assert [slot.arguments for slot in slots(config(), 8)] == [("runtime.threads=1",)] * 8
     assert [slot.arguments for slot in slots(config("runtime.threads=2"), 2)] == [(), ()]
+
+
+def test_threads_are_counted_where_the_system_has_no_affinity(gpus, monkeypatch):
+    """On macOS and Windows."""
+    gpus(0)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert [slot.arguments for slot in slots(config(), 2)] == [("runtime.threads=4",)] * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,22 +66,71 @@ class CapturedSteps:
 
 
 class CudaGraphs:
-    """Captures steps as CUDA graphs that share one memory pool."""
+    """Captures steps as CUDA graphs that share one memory pool.
 
-    def __init__(self) -> None:
+    Args:
+        device: the current CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # torch's default would be one stream for all captures of the process, on whichever device
+        # came first.
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, step: Replay) -> Replay:
-        """Capture a step without running it; returns the graph's replay."""
+        """Capture a step without running it; returns the graph's replay.
+
+        Raises:
+            RuntimeError: the step cannot be captured; a later capture may succeed.
+        """
         graph = torch.cuda.CUDAGraph()
-        # Other threads (heartbeat, logging) may continue meanwhile. The outer context restores the
-        # stream even if ending a failed capture raises, which torch.cuda.graph does not.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-        ):
-            step()
+        try:
+            # Other threads (heartbeat, logging) may continue meanwhile. The outer context restores
+            # the stream even if ending a failed capture raises, which torch.cuda.graph does not.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._stream,
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                step()
+        except RuntimeError:
+            self._release_pool()
+            raise
         return graph.replay
+
+    def _release_pool(self) -> None:
+        """Undo what a capture that failed at its end leaves behind in torch's allocator.
+
+        Otherwise all allocations of the process go on into the pool, the allocator no longer frees
+        cached memory before it reports that there is none, and the next capture fails.
+        """
+        index = self._device.index
+        index = torch.cuda.current_device() if index is None else index
+        # The first is the name in torch 2.6, the second the one since.
+        for name in (
+            "_cuda_endAllocateCurrentStreamToPool",
+            "_cuda_endAllocateToPool",
+            "_cuda_releasePool",
+        ):
+            with suppress(RuntimeError, TypeError):  # there was nothing to undo
+                getattr(torch._C, name, lambda *_: None)(index, self._pool)
+
+
+def first_error(error: BaseException) -> str:
+    """The first line of the error that led to this one.
+
+    Ending a failed capture raises another error, which hides the step's own.
+    """
+    while error.__context__ is not None:
+        error = error.__context__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -140,7 +189,8 @@ def checked_capture(
             outcomes.append(state.outcome())
         difference = state.difference(*outcomes)
     except RuntimeError as error:
-        return EagerSteps(step, batches), _fall_back(f"the step could not be captured: {error}")
+        why = f"the step could not be captured: {first_error(error)}"
+        return EagerSteps(step, batches), _fall_back(why)
     finally:
         state.restore()
     if difference.beyond_rounding:

@@ -98,7 +98,7 @@ class AcceleratedModel:
         """
         self.model.train()  # a captured step stays in the mode in which it was captured
         if self._speed.cuda_graphs and not self._on_cpu:
-            return checked_capture(step, batches, CudaGraphs())
+            return checked_capture(step, batches, CudaGraphs(step.sums.device))
         note = "eager"
         if self._row_major:
             note += f", row-major because of {', '.join(self._row_major)}"
