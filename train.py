@@ -67,11 +67,12 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
 
 def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> str:
     """What to do about too little GPU memory, in one line."""
+    device = torch.device("cuda")
     return (
         f"out of memory on device={config.device} with batches of {config.recipe.batch_size} "
         f"images: {str(error).partition(chr(10))[0]} Free memory on the device, use fewer --slots "
-        f"or a smaller runtime.eval_batch_size (now {config.runtime.eval_batch_size}; it changes "
-        "no results), and run the same command again"
+        f"or a smaller runtime.eval_batch_size (now {eval_batch_size(config, device)}; results "
+        "change by rounding alone), and run the same command again"
     )
 
 
@@ -139,10 +140,15 @@ def training_batches(config: TrainConfig, file: DatasetFile, device: torch.devic
         dataset,
         config.dataset,
         batch_size=config.recipe.batch_size,
-        eval_batch_size=config.runtime.eval_batch_size,
+        eval_batch_size=eval_batch_size(config, device),
         seed=config.seed,
         device=device,
     )
+
+
+def eval_batch_size(config: TrainConfig, device: torch.device) -> int:
+    """Images per evaluation batch; by default so many that a device is busy."""
+    return config.runtime.eval_batch_size or (2048 if device.type == "cuda" else 256)
 
 
 def portable_override(override: str) -> str:

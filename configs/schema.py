@@ -94,14 +94,14 @@ class RuntimeConfig(Speed):
         name: name of the preset.
         data: how batches are built; see `data.DATA`.
         execution: how LinearConv layers compute; see `linearconv.LinearConv2d`.
-        eval_batch_size: images per evaluation batch.
+        eval_batch_size: images per evaluation batch; null: 256 on a CPU, 2048 on CUDA.
         threads: CPU threads; null: torch's default.
     """
 
     name: str = MISSING
     data: str = MISSING
     execution: str = MISSING
-    eval_batch_size: int = MISSING
+    eval_batch_size: int | None = None
     threads: int | None = None
 
 

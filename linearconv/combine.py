@@ -20,7 +20,7 @@ def append_combinations(
         factors: (A,) with A (P, S), or (A1, A2) with A1 (P, R) and A2 (R, S), A = A1 A2.
         bias: (P + S,) or None.
     """
-    if _plain_autograd(columns):
+    if plain_autograd(columns):
         first, last = (None, *factors)[-2:]
         return _AppendCombinations.apply(columns, first, last, bias)
     secondary = columns
@@ -30,7 +30,7 @@ def append_combinations(
     return joined if bias is None else joined + bias
 
 
-def _plain_autograd(tensor: Tensor) -> bool:
+def plain_autograd(tensor: Tensor) -> bool:
     """Whether only autograd is active: no compiler, tracer or function transform.
 
     Those support the plain formula above, but not the writes into one buffer below.

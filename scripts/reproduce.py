@@ -30,7 +30,7 @@ from configs import TrainConfig
 from configs.cli import FAILED, INTERRUPTED, MISTAKE, OUT_OF_TIME
 from configs.experiments import TABLES, Run, select_runs
 from linearconv.errors import UserError
-from scripts.jobs.devices import slots
+from scripts.jobs.devices import sharing_note, slots
 from scripts.jobs.local import train
 from scripts.jobs.plan import Planned, data_problem, override, plan_runs
 from scripts.jobs.progress import status_text, summary
@@ -147,7 +147,7 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
         return 0
     cluster = cluster_of(args, config) if args.slurm else None
     for plan in missing:
-        if problem := data_problem(plan.run, ROOT / config.dataset.root):
+        if problem := data_problem(plan.run, ROOT / Path(config.dataset.root).expanduser()):
             results[plan.name] = Result(Outcome.FAILED, problem)
     missing = [plan for plan in missing if plan.name not in results]
     if cluster is not None:
@@ -156,6 +156,8 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
         limit = 60 * args.max_minutes
         overtime = min(30.0, limit / 20)  # for an epoch slightly longer than the others
         free_slots = slots(config, args.slots)
+        if note := sharing_note(free_slots):
+            print(note, flush=True)
         deadline = STARTED + limit - overtime
         results = train(
             planned, missing, results, free_slots, cwd=ROOT, deadline=deadline, overtime=overtime

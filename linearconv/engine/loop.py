@@ -197,6 +197,7 @@ def train_epoch(
     for _ in steps.epoch(epoch):
         for observer in observers:
             observer.step_done()
+    training.accelerated.epoch_trained(len(batches.sizes))
     loss_sum, correct_sum = sums.tolist()  # the only wait for the device while training an epoch
     entry = {
         "epoch": epoch + 1,

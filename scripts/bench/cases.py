@@ -25,7 +25,7 @@ from linearconv.engine.loop import Training, train_epoch
 from linearconv.engine.precision import autocast
 from linearconv.engine.step import Steps
 from scripts.bench.timing import latency_ms, median_ratio, synchronise
-from train import initial_model, train_settings
+from train import eval_batch_size, initial_model, train_settings
 
 BATCHES = (1, 256)
 """Batch sizes at which inference is timed."""
@@ -173,7 +173,7 @@ class FastCase(Case):
             self.dataset,
             config.dataset,
             batch_size=config.recipe.batch_size,
-            eval_batch_size=config.runtime.eval_batch_size,
+            eval_batch_size=eval_batch_size(config, self.device),
             seed=config.seed,
             device=self.device,
         )
@@ -201,15 +201,16 @@ class FastCase(Case):
         """See `Case`."""
         return super().images(size).to(memory_format=torch.channels_last)
 
-    def operations(self) -> int:
-        """See `Case`."""
+    def operations(self, *, regularize: bool = False) -> int:
+        """See `Case`; with `regularize`, of a step that has the correlation loss."""
         size = self.config.recipe.batch_size
         self.model.train()
         self.batches.begin(0)
-        return device_operations(
-            lambda: self.training.step(*self.batches.next(size), regularize=False),
-            list(self.model.parameters()),
-        )
+        with self.training.accelerated.rewritten():
+            return device_operations(
+                lambda: self.training.step(*self.batches.next(size), regularize=regularize),
+                list(self.model.parameters()),
+            )
 
 
 class _StepClock:

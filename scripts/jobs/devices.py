@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from configs.schema import TrainConfig
 from linearconv.engine.device import cuda_devices, usable_threads
@@ -23,6 +25,19 @@ def slots(config: TrainConfig, count: int) -> list[Slot]:
         return [Slot()] * count
     threads = max(1, usable_threads() // count)
     return [Slot((f"runtime.threads={threads}",))] * count
+
+
+def sharing_note(chosen: Sequence[Slot]) -> str:
+    """That several processes will take turns on a GPU, if NVIDIA's MPS does not run; else ""."""
+    devices = [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in chosen]
+    shared = len(set(devices)) < len(devices) and None not in devices
+    pipe = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control")
+    if not shared or pipe.exists():
+        return ""
+    return (
+        "several runs share a GPU and take turns on it; with NVIDIA's MPS they run at the same "
+        "time: `nvidia-cuda-mps-control -d` starts it (docs/gpu.md)"
+    )
 
 
 def visible_devices(device: str) -> list[str]:

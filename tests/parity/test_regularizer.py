@@ -118,3 +118,23 @@ def test_autocast_does_not_round_the_loss():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = correlation_loss(weight)
     assert inside.dtype == torch.float32 and torch.equal(inside, correlation_loss(weight))
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_closed_gradient_is_that_of_the_formula_and_differentiable(centered):
+    """Function transforms use the formula; backward and double backward the closed gradient."""
+    weight = torch.randn(5, 2, 3, 3, dtype=torch.float64)
+
+    def loss(w):
+        return correlation_loss(w, centered=centered)
+
+    by_formula = torch.func.grad(loss)(weight)
+    leaf = weight.clone().requires_grad_()
+    (closed,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    torch.testing.assert_close(closed.detach(), by_formula, rtol=1e-12, atol=1e-13)
+    assert torch.autograd.gradcheck(loss, leaf)
+    assert torch.autograd.gradgradcheck(loss, leaf)
+    last = nn.Conv2d(2, 5, 3).double()  # as a part of a larger graph
+    (2 * loss(last.weight * 3)).backward()
+    expected = torch.func.grad(lambda w: 2 * loss(w * 3))(last.weight.detach())
+    torch.testing.assert_close(last.weight.grad, expected, rtol=1e-12, atol=1e-13)

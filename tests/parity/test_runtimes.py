@@ -48,6 +48,7 @@ CPU = torch.device("cpu")
 FAST = Speed(
     channels_last=True,
     fused_adam=True,
+    count_per_epoch=True,
     pool_before_relu=True,
     small_image_products=True,
 )
@@ -148,8 +149,10 @@ def epochs(run: Training, steps, numbers) -> list[float]:
         for epoch in numbers:
             set_lr(run.optimizer, run.settings.lr_at(epoch))
             run.step.sums.zero_()
+            before = len(losses)
             for _ in steps.epoch(epoch):
                 losses.append(run.step.sums[0].item())
+            run.accelerated.epoch_trained(len(losses) - before)
     return losses
 
 
@@ -181,6 +184,7 @@ SWITCHES = {
     "execution": {"execution": "factored"},
     "channels_last": {"speed": Speed(channels_last=True)},
     "fused_adam": {"speed": Speed(fused_adam=True)},
+    "count_per_epoch": {"speed": Speed(count_per_epoch=True)},
     "pool_before_relu": {"speed": Speed(pool_before_relu=True)},
     "small_image_products": {"speed": Speed(small_image_products=True)},
 }
@@ -193,7 +197,7 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits):
     way = change.pop("way", ReferenceBatches)
     other = training("vgg11", "LRr", **change)
     losses = trajectory(other, EagerSteps(other.step, batches(way, digits)))
-    if switch in ("data", "pool_before_relu"):
+    if switch in ("data", "count_per_epoch", "pool_before_relu"):
         assert losses == expected  # bit for bit
     assert losses == pytest.approx(expected, rel=1e-9)
     assert_same_end(other, plain, 1e-6)

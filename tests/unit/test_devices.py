@@ -41,6 +41,7 @@ FAST = Speed(
     fused_adam=True,
     cuda_graphs=True,  # on CUDA
     fold_batch_norms=True,
+    count_per_epoch=True,
     pool_before_relu=True,
     small_image_products=True,
 )

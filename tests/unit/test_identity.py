@@ -50,6 +50,7 @@ KEEPING = [
     "runtime.execution=factored",
     "runtime.channels_last=false",
     "runtime.fold_batch_norms=false",
+    "runtime.count_per_epoch=false",
     "runtime.pool_before_relu=false",
     "runtime.small_image_products=false",
     "runtime.keep_memory=false",

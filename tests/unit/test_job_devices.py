@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs import compose
-from scripts.jobs.devices import slots, visible_devices
+from scripts.jobs.devices import sharing_note, slots, visible_devices
 
 
 @pytest.fixture
@@ -81,3 +81,14 @@ def test_threads_are_counted_where_the_system_has_no_affinity(gpus, monkeypatch)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert [slot.arguments for slot in slots(config(), 2)] == [("runtime.threads=4",)] * 2
+
+
+def test_runs_that_share_a_gpu_without_mps_are_told(gpus, monkeypatch, tmp_path):
+    gpus(2)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert "take turns" in sharing_note(slots(config(), 2))
+    assert sharing_note(slots(config(), 1)) == ""
+    (tmp_path / "control").touch()
+    assert sharing_note(slots(config(), 2)) == ""
+    gpus(0)
+    assert sharing_note(slots(config(), 2)) == ""

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from linearconv.engine.fast.batch_counts import batches_uncounted, count_batches
 from linearconv.engine.fast.capture import CudaGraphs, checked_capture
 from linearconv.engine.fast.folding import FoldedNetwork
 from linearconv.engine.fast.memory import (
@@ -36,6 +37,7 @@ class Speed:
         fused_adam: Adam as one operation over all parameters.
         cuda_graphs: on CUDA, whole steps are captured and replayed.
         fold_batch_norms: evaluation folds batch norms into the convolutions before them.
+        count_per_epoch: batch norms count their batches once an epoch.
         pool_before_relu: max pooling runs before the ReLU that it follows in an nn.Sequential.
         small_image_products: on a CPU, convolutions of small images are matrix products.
         keep_memory: on a CPU, freed memory is kept between steps.
@@ -46,6 +48,7 @@ class Speed:
     fused_adam: bool = False
     cuda_graphs: bool = False
     fold_batch_norms: bool = False
+    count_per_epoch: bool = False
     pool_before_relu: bool = False
     small_image_products: bool = False
     keep_memory: bool = False
@@ -84,6 +87,8 @@ class AcceleratedModel:
         with ExitStack() as rewrites:
             if self._row_major:
                 rewrites.enter_context(row_major_images(self.model))
+            if self._speed.count_per_epoch:
+                rewrites.enter_context(batches_uncounted(self.model))
             if self._speed.pool_before_relu:
                 rewrites.enter_context(pooling_before_relu(self.model))
             if self._speed.small_image_products:
@@ -103,6 +108,11 @@ class AcceleratedModel:
         if self._row_major:
             note += f", row-major because of {', '.join(self._row_major)}"
         return EagerSteps(step, batches), note
+
+    def epoch_trained(self, steps: int) -> None:
+        """Make up for what the rewritten model leaves out in steps; call it after each epoch."""
+        if self._speed.count_per_epoch:
+            count_batches(self.model, steps)
 
     def evaluated(self) -> Callable[[Tensor], Tensor]:
         """The network in evaluation mode with its current weights; valid until they change."""

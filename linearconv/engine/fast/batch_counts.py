@@ -1,0 +1,48 @@
+"""Batch norms count their batches once an epoch, instead of each of them in every step.
+
+The count (`num_batches_tracked`) is part of a checkpoint and enters no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linearconv.engine.fast.rewriting import replaced
+
+
+def batches_uncounted(model: nn.Module) -> AbstractContextManager[None]:
+    """Temporarily leave the counting to `count_batches`."""
+    return replaced("forward", _forward, _norms(model))
+
+
+@torch.no_grad()
+def count_batches(model: nn.Module, batches: int) -> None:
+    """Add a number of batches to the count of every norm that `batches_uncounted` changes."""
+    for norm in _norms(model):
+        norm.num_batches_tracked.add_(batches)
+
+
+def _norms(model: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    """The batch norms whose running means do not depend on the count."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d and module.track_running_stats and module.momentum:
+            yield module
+
+
+def _forward(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
+    """`nn.BatchNorm2d.forward` without the count."""
+    return F.batch_norm(
+        input,
+        self.running_mean,
+        self.running_var,
+        self.weight,
+        self.bias,
+        self.training,
+        self.momentum,
+        self.eps,
+    )
