@@ -9,6 +9,10 @@ import pytest
 import torch
 
 from configs import compose
+from linearconv.engine.checkpoint import Checkpoints
+from linearconv.engine.fast.speed import AcceleratedModel
+from linearconv.engine.fast.tape import tape
+from linearconv.engine.loop import Training, fit
 from scripts.bench.cases import FastCase, random_images
 from scripts.bench.rows import write
 from tests.conftest import REPOSITORY
@@ -65,6 +69,40 @@ def test_the_device_operations_of_vgg11(variant, plain, with_loss):
     case = FastCase(config, random_images(config, 4), torch.device("cpu"))
     assert case.operations() == plain
     assert case.operations(regularize=True) == with_loss
+
+
+def test_the_benchmark_runs_the_operations_that_training_runs(monkeypatch, tmp_path):
+    """What is captured: both take their steps from `AcceleratedModel` inside `rewritten()`."""
+    recorded = []
+
+    class Recorded:
+        def __init__(self, step, batches):
+            self.step, self.batches = step, batches
+
+        def epoch(self, epoch):
+            self.batches.begin(epoch)
+            for i, size in enumerate(self.batches.sizes):
+                regularize = self.step.regularizes(i)
+                taken = tape(lambda: self.step(*self.batches.next(size), regularize=regularize))  # noqa: B023
+                recorded.append([operation.name for operation in taken.operations])
+                yield
+
+    monkeypatch.setattr(
+        AcceleratedModel, "steps", lambda self, step, batches: (Recorded(step, batches), "taped")
+    )
+    config = compose(["model=base", "variant=LRr", "recipe.batch_size=4", "recipe.epochs=1"])
+    case = FastCase(config, random_images(config, 4), torch.device("cpu"))
+    (of_benchmark, *_), recorded[:] = list(recorded), []
+    training = Training(case.training.model, case.training.settings, config.runtime)
+    fit(
+        training,
+        case.batches,
+        Checkpoints(tmp_path),
+        header={"run_id": "a", "science": {}},
+        start={},
+    )
+    of_training = recorded[0]
+    assert len(of_training) > 40 and of_benchmark == of_training
 
 
 def test_layers_are_timed_in_both_executions(script):
