@@ -245,6 +245,41 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     assert "epoch-0003.pt is damaged" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train(folder, settings=toy_settings(epochs=1))
+    return (folder / "epoch-0001.pt").read_bytes()
+
+
+def test_a_flipped_bit_never_changes_what_is_loaded(tmp_path, checkpoint):
+    """torch itself does not verify the checksums that it writes."""
+    path = tmp_path / "epoch-0001.pt"
+    path.write_bytes(checkpoint)
+    expected = load(path)["model"]
+    random, found = np.random.default_rng(0), 0
+    for bit in random.integers(0, 8 * len(checkpoint), size=200):
+        content = bytearray(checkpoint)
+        content[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(content)
+        try:
+            state = load(path)["model"]
+        except UserError:
+            found += 1
+            continue
+        for name, tensor in expected.items():  # in padding, between two entries
+            assert torch.equal(state[name], tensor)
+    assert found > 50
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_damaged(tmp_path, checkpoint, share):
+    path = tmp_path / "epoch-0001.pt"
+    path.write_bytes(checkpoint[: int(share * len(checkpoint))])
+    with pytest.raises(UserError, match="is damaged"):
+        load(path)
+
+
 def test_checkpoints_that_are_all_damaged_are_not_silently_replaced(tmp_path):
     train(tmp_path, settings=toy_settings(epochs=3))
     for path in tmp_path.glob("epoch-*.pt"):
