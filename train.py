@@ -121,7 +121,7 @@ def run(
         start=provenance(
             device,
             overrides=[portable_override(override) for override in overrides],
-            runtime=asdict(config.runtime),
+            runtime=asdict(config.runtime) | {"eval_batch_size": eval_batch_size(config, device)},
             dataset_path=portable(file.path),
         ),
         image_every=config.image_every,
@@ -148,7 +148,7 @@ def training_batches(config: TrainConfig, file: DatasetFile, device: torch.devic
 
 def eval_batch_size(config: TrainConfig, device: torch.device) -> int:
     """Images per evaluation batch; by default so many that a device is busy."""
-    return config.runtime.eval_batch_size or (2048 if device.type == "cuda" else 256)
+    return config.runtime.eval_batch_size or (512 if device.type == "cuda" else 256)
 
 
 def portable_override(override: str) -> str:

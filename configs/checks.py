@@ -7,9 +7,11 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from configs.schema import EvalConfig, TrainConfig
 from data import DATA
-from linearconv.engine.device import cuda_devices, unusable_cuda
+from linearconv.engine.device import check_cuda
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 from linearconv.layer import EXECUTIONS, INITS
@@ -201,15 +203,8 @@ def _check_device(device: str) -> None:
 
 
 def _check_device_is_there(device: str) -> None:
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        count, reason = cuda_devices(), unusable_cuda()
-        why = f" ({reason})" if reason else ""
-        _require(
-            int(index or 0) < count,
-            f"device={device} is not available: torch can use {count} CUDA device(s){why}; use "
-            "device=cpu or install a torch build that matches the driver",
-        )
+    if device.startswith("cuda"):
+        check_cuda(torch.device(device))
 
 
 def _require_choice(key: str, value: object, choices: Collection[str]) -> None:

@@ -94,7 +94,7 @@ class RuntimeConfig(Speed):
         name: name of the preset.
         data: how batches are built; see `data.DATA`.
         execution: how LinearConv layers compute; see `linearconv.LinearConv2d`.
-        eval_batch_size: images per evaluation batch; null: 256 on a CPU, 2048 on CUDA.
+        eval_batch_size: images per evaluation batch; null: 256 on a CPU, 512 on CUDA.
         threads: CPU threads; null: torch's default.
     """
 

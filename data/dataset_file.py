@@ -41,13 +41,15 @@ class DatasetFile:
             return published
         self._fetch()
         digest, official = read_names(self.spec, self.root)
-        return self._name(digest or self._dataset.digest, official)
+        if digest is None:  # nothing ties the official files to the images
+            digest, official = self._dataset.digest, None
+        return self._name(digest, official)
 
     def _name(self, digest: str, official: str | None) -> str:
         """What identifies data with this digest that was packed from these official files."""
-        published = self.spec.published
-        is_published = published == official or digest == self.spec.digest
-        return published if published and is_published else digest
+        spec = self.spec
+        known = digest == spec.digest if spec.digest else official == spec.published
+        return spec.published if known and spec.published else digest
 
     def load(
         self,
@@ -70,15 +72,24 @@ class DatasetFile:
                 "it was read: run the same command again to use this data under its own identity"
             )
         if self.digest != self.spec.published:
-            log.warning(
-                "%s differs from the published %s in images or labels (sha256 %s..., %s): the run "
-                "gets its own identity and fills no table cell",
-                self.path,
-                self.spec.name,
-                dataset.digest[:12],
-                f"expected {self.spec.published}" if self.spec.published else "none is pinned",
-            )
+            log.warning("%s: the run gets its own identity and fills no table cell", self.unknown)
         return dataset.limited(limit_train, limit_test).hold_out(val_fraction)
+
+    @property
+    def unknown(self) -> str:
+        """Why the file is not known to have the published data, for messages."""
+        spec, digest = self.spec, self._dataset.digest
+        if spec.digest:
+            return (
+                f"{self.path} differs from the published {spec.name} in images or labels (sha256 "
+                f"{digest}, expected {spec.digest})"
+            )
+        if spec.official_md5:
+            return (
+                f"{self.path} was packed without verifying the official files of {spec.name}: "
+                f"delete it and run `python scripts/prepare_data.py {spec.name}`"
+            )
+        return f"nothing is pinned that {self.path} (sha256 {digest}) could be compared with"
 
     @cached_property
     def _dataset(self) -> Dataset:

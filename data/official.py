@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
+DAMAGE = (OSError, RuntimeError, EOFError, ValueError, AssertionError)
+"""Exceptions of torchvision's readers for missing or damaged files."""
+
 
 def pack(
     name: str,
@@ -38,7 +41,7 @@ def pack(
     from archives directly in one of these folders; what is missing is downloaded into the first.
 
     Args:
-        name: one of `OFFICIAL`.
+        name: one of `DATASETS`.
         root: the folder of datasets.
         download: download missing official files; shows a progress bar.
         official_md5: MD5s of official files that must match; written into the packed file.
@@ -53,11 +56,11 @@ def pack(
         # Only one of several processes downloads.
         with FileLock(raw / ".lock", fallback_to_soft=False):
             if not path.exists():
-                folder, arrays = _read(OFFICIAL[name], raw, root, download=download)
+                folder, arrays = _read(DATASETS[name], raw, root, download=download)
                 _check_md5(folder, md5)
                 write_packed(path, arrays, official=official_files(md5))
                 log.info("packed %s into %s", name, path)
-    except (OSError, RuntimeError, ImportError, EOFError, ValueError) as error:
+    except (ImportError, *DAMAGE) as error:
         raise UserError(
             f"{path} is missing, and the official files of {name} could not "
             f"be {'downloaded to' if download else 'read from'} {raw.resolve()}/: {error}. "
@@ -99,7 +102,7 @@ def _read(official: Official, raw: Path, root: Path, *, download: bool) -> tuple
     for folder in (raw, root):
         try:
             return folder, official.read(folder, False)
-        except (OSError, RuntimeError, EOFError, ValueError):
+        except DAMAGE:
             continue  # not there, or damaged
     missing = [archive for archive in official.archives() if not _provide(archive, raw, root)]
     if missing and not download:
@@ -201,7 +204,7 @@ def _digits(raw: Path, download: bool) -> Arrays:
     )
 
 
-OFFICIAL: dict[str, Official] = {
+DATASETS: dict[str, Official] = {
     "cifar10": _torchvision("CIFAR10"),
     "cifar100": _torchvision("CIFAR100"),
     "svhn": Official(_svhn, _svhn_archives),

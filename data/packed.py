@@ -156,7 +156,7 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
             f"{path} was changed after it was packed (digest {digest}, stored {arrays[DIGEST]}). "
             f"Delete it first. {how_to_get(spec.name, root)}"
         )
-    official = str(arrays[OFFICIAL]) if OFFICIAL in arrays else None
+    official = str(arrays[OFFICIAL]) if OFFICIAL in arrays and DIGEST in arrays else None
     return Dataset(train, test, tuple(map(str, arrays["classes"])), digest, official)
 
 

@@ -33,7 +33,8 @@ def append_combinations(
 def plain_autograd(tensor: Tensor) -> bool:
     """Whether only autograd is active: no compiler, tracer or function transform.
 
-    Those support the plain formula above, but not the writes into one buffer below.
+    Those support plain formulas, but not the in-place operations of the autograd functions here
+    and in `regularizer.py`.
     """
     return (
         isinstance(tensor, Tensor)

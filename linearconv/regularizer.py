@@ -68,10 +68,11 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
 
 
 class _CorrelationLoss(torch.autograd.Function):
-    """sum |V V^T - I| of the rows (O, D), with its gradient in closed form: half the operations.
+    """sum |V V^T - I| of the rows (O, D), with its gradient in closed form: fewer operations.
 
     With the unit rows u_i and their correlations c_ij = u_i . u_j, the gradient by row i is
-    2 (sum_j sign(c_ij) u_j - (sum_j |c_ij|) u_i) / |row i|, j != i. Consists of differentiable
+    2 (sum_j sign(c_ij) u_j - (sum_j |c_ij|) u_i) / |row i|, j != i; here the last sum includes
+    the rounding error of c_ii = 1. Consists of differentiable
     operations, so it supports double backward.
     """
 

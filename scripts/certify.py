@@ -105,7 +105,7 @@ def bars(
         notes = {row["steps"] for row in rows.values()}
         captured = all(note.startswith("captured") for note in notes)
         yield f"{model}, steps", "captured", "; ".join(sorted(notes)), captured
-    yield at_most("vgg11-LRr, device operations a step", vgg11["LRr"]["device_ops_per_step"], 146)
+    yield at_most("vgg11-LRr, device operations a step", vgg11["LRr"]["device_ops_per_step"], 155)
 
 
 if __name__ == "__main__":

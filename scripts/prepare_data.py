@@ -16,19 +16,19 @@ from pathlib import Path
 from configs import dataset_config
 from configs.cli import MISTAKE
 from data import DatasetFile
-from data.official import OFFICIAL, pack
+from data.official import DATASETS, pack
 from data.packed import read_packed
 from linearconv.errors import UserError
 
 
 def main() -> int:
     """Pack and describe each named dataset; returns the exit code."""
-    names = ", ".join(sorted(OFFICIAL))
+    names = ", ".join(sorted(DATASETS))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="+", choices=sorted(OFFICIAL), metavar="NAME", help=f"one or more of {names}"
+        "names", nargs="+", choices=sorted(DATASETS), metavar="NAME", help=f"one or more of {names}"
     )
     parser.add_argument(
         "--root",
@@ -59,12 +59,7 @@ def pack_and_describe(name: str, root: Path, *, download: bool) -> str:
     if not file.path.exists():
         pack(name, root, download=download, official_md5=spec.official_md5)
     dataset = read_packed(spec, file.root)
-    if file.digest == spec.published:
-        verdict = "as published"
-    elif spec.published:
-        verdict = f"expected {spec.published}"
-    else:
-        verdict = "nothing is pinned to compare it with"
+    verdict = "as published" if file.digest == spec.published else file.unknown
     return (
         f"{file.path}: {len(dataset.train)} training and {len(dataset.test)} test "
         f"images, {len(dataset.classes)} classes, sha256 {dataset.digest} ({verdict})"

@@ -136,9 +136,9 @@ def verify(run_id: str, folder: Path, sets: TestSets) -> Iterator[str]:
             if name == "last" and weights_sha256(model) != record["final_weights_sha256"]:
                 raise Mismatch("the digest of the last weights is not the recorded one")
             recorded = record["curve"][checkpoint["epoch"] - 1]["test_acc"]
-            found = predict(model, sets, record)
         except (RuntimeError, KeyError, IndexError, TypeError) as error:
             raise Mismatch(f"record and {name} weights do not fit: {error!r}") from None
+        found = predict(model, sets, record)
         note = compare(found, recorded, read_correct(folder, run_id, name))
         yield f"{run_id} {name}, epoch {checkpoint['epoch']}: {recorded:.2f} % {note}"
     if "best" not in weights:
@@ -162,7 +162,8 @@ def _check_facts(record: dict[str, Any], name: str, checkpoint: dict[str, Any]) 
 def predict(model: torch.nn.Module, sets: TestSets, record: dict[str, Any]) -> Predictions:
     """The predictions of a record's network, in evaluation mode, for its test images."""
     precision = record["science"]["precision"]
-    on_gpu = sets.device.type == "cuda" or record["provenance"][-1]["device_kind"] == "cuda"
+    kinds = {start["device_kind"] for start in record["provenance"]}
+    on_gpu = sets.device.type == "cuda" or "cuda" in kinds
     tie = TIES["fp32" if precision == "tf32" and not on_gpu else precision]
     model, correct, tied = model.to(sets.device), [], []
     with precision_flags(precision):

@@ -27,10 +27,26 @@ def resolve_device(name: str) -> torch.device:
             log.warning("using the CPU: there is a GPU, but torch cannot use it: %s", reason)
     device = torch.device(name)
     if device.type == "cuda":
+        check_cuda(device)
         if device.index is not None:
             torch.cuda.set_device(device)  # or pinned memory would create a context on device 0
         _try(device)
     return device
+
+
+def check_cuda(device: torch.device) -> None:
+    """Check that torch can use a CUDA device, without using it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    count, reason = cuda_devices(), unusable_cuda()
+    if (device.index or 0) >= count:
+        raise UserError(
+            f"device={device} is not available: torch can use {count} CUDA device(s)"
+            f"{f' ({reason})' if reason else ''}; use device=cpu or install a torch build that "
+            "matches the driver"
+        )
 
 
 def cuda_devices() -> int:
@@ -69,13 +85,17 @@ def _try(device: torch.device) -> None:
             f"{device} has too little free memory: {reason} Free some, or choose another device"
         ) from None
     except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        advice = "choose another device"
+        if "no kernel image" in reason:
+            advice = (
+                f"torch {torch.__version__} is for {', '.join(torch.cuda.get_arch_list())}: "
+                "install a build for this GPU (pytorch.org/get-started), or use device=cpu"
+            )
         raise UserError(
             f"{device} ({torch.cuda.get_device_name(device)}, compute capability {capability}) "
-            f"cannot be used by torch {torch.__version__}, which is for "
-            f"{', '.join(torch.cuda.get_arch_list()) or 'no GPU'}: "
-            f"{str(error).partition(chr(10))[0]}. Install a build of torch for this GPU "
-            "(pytorch.org/get-started), or use device=cpu"
+            f"cannot be used: {reason}; {advice}"
         ) from None
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import torch
 
 from configs import compose, dataset_config, identify
 from data import DatasetFile, DatasetSpec, load_dataset
 from data.official import pack
 from data.packed import DIGEST, KEYS, read_packed, write_packed
 from data.spec import Augmentation, Normalisation
+from eval import test_batches as batches_of_a_run
 from linearconv.errors import UserError
 
 DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits")
@@ -322,6 +324,23 @@ def test_official_files_stand_for_a_digest_that_nobody_knows(tmp_path, monkeypat
     assert DatasetFile(config, tmp_path).digest == dataset.digest
     DatasetFile(config, tmp_path).load()
     assert "gets its own identity" in caplog.text
+
+
+def test_evaluating_a_run_leaves_its_data_as_training_would(tmp_path, monkeypatch):
+    """With the official files verified, although the run's identity says what it was trained on."""
+    svhn_files(tmp_path / "raw" / "svhn", monkeypatch)
+    config = dataset_config("svhn")
+    config.train_size, config.test_size = 5, 3
+    config.official_md5 = {
+        path.name: hashlib.md5(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "raw" / "svhn").glob("*.mat")
+    }
+    monkeypatch.setattr("eval.dataset_config", lambda name: config)
+    identity = identify(compose(["model=base", "variant=Conv", "dataset=svhn"]))
+    identity["dataset"]["digest"] = config.published
+    batches_of_a_run(identity, tmp_path, batch_size=2, device=torch.device("cpu"))
+    assert read_packed(config, tmp_path).official == config.published
+    assert DatasetFile(config, tmp_path).digest == config.published
 
 
 def test_other_official_files_are_refused(tmp_path, monkeypatch):

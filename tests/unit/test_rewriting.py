@@ -9,6 +9,7 @@ from torch import nn
 
 from linearconv import LinearConv2d
 from linearconv.engine.fast import small_images
+from linearconv.engine.fast.batch_counts import batches_uncounted, count_batches
 from linearconv.engine.fast.pooling import pooling_before_relu
 from linearconv.engine.fast.small_images import small_image_products
 
@@ -139,3 +140,31 @@ def test_pooling_that_also_returns_indices_stays():
     with pooling_before_relu(network):
         values, _ = network(images)
     assert torch.equal(values, F.max_pool2d(images.relu(), 2))
+
+
+def test_batch_norms_count_their_batches_after_the_epoch():
+    """Those in training mode that the plain class would count; the running means are as ever."""
+
+    class Own(nn.BatchNorm2d):
+        pass
+
+    def norms() -> nn.Sequential:
+        torch.manual_seed(0)
+        frozen, uncounted = nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False)
+        cumulative, own = nn.BatchNorm2d(3, momentum=None), Own(3)
+        model = nn.Sequential(nn.BatchNorm2d(3), frozen, uncounted, cumulative, own)
+        frozen.eval()
+        return model
+
+    plain, other = norms(), norms()
+    images = torch.randn(4, 2, 3, 5, 5)
+    for batch in images:
+        plain(batch)
+    with batches_uncounted(other):
+        for batch in images:
+            other(batch)
+        assert [int(m.num_batches_tracked) for m in (other[0], other[3])] == [0, 4]
+        count_batches(other, len(images))
+    assert [int(other[i].num_batches_tracked) for i in (0, 1, 3, 4)] == [4, 0, 4, 4]
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name

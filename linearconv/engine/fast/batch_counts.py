@@ -1,6 +1,7 @@
 """Batch norms count their batches once an epoch, instead of each of them in every step.
 
-The count (`num_batches_tracked`) is part of a checkpoint and enters no result.
+The count (`num_batches_tracked`) is part of the weights and changes no output. It is the same if
+each norm that is in training mode is called once in a step.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def batches_uncounted(model: nn.Module) -> AbstractContextManager[None]:
 def count_batches(model: nn.Module, batches: int) -> None:
     """Add a number of batches to the count of every norm that `batches_uncounted` changes."""
     for norm in _norms(model):
-        norm.num_batches_tracked.add_(batches)
+        if norm.training:
+            norm.num_batches_tracked.add_(batches)
 
 
 def _norms(model: nn.Module) -> Iterator[nn.BatchNorm2d]:

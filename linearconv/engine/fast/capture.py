@@ -86,6 +86,7 @@ class CudaGraphs:
             RuntimeError: the step cannot be captured; a later capture may succeed.
         """
         graph = torch.cuda.CUDAGraph()
+        failure: Exception | None = None
         try:
             # Other threads (heartbeat, logging) may continue meanwhile. The outer context restores
             # the stream even if ending a failed capture raises, which torch.cuda.graph does not.
@@ -98,10 +99,16 @@ class CudaGraphs:
                     capture_error_mode="thread_local",
                 ),
             ):
-                step()
-        except RuntimeError:
+                try:
+                    step()
+                except Exception as error:
+                    failure = error
+                    raise
+        except RuntimeError as error:
+            FAILED.append(graph)
             self._release_pool()
-            raise
+            # Ending a failed capture raises an error of its own, which hides the step's.
+            raise RuntimeError(first_line(failure or error)) from None
         return graph.replay
 
     def _release_pool(self) -> None:
@@ -113,22 +120,20 @@ class CudaGraphs:
         index = self._device.index
         index = torch.cuda.current_device() if index is None else index
         # The first is the name in torch 2.6, the second the one since.
-        for name in (
-            "_cuda_endAllocateCurrentStreamToPool",
-            "_cuda_endAllocateToPool",
-            "_cuda_releasePool",
-        ):
-            with suppress(RuntimeError, TypeError):  # there was nothing to undo
-                getattr(torch._C, name, lambda *_: None)(index, self._pool)
+        names = ("_cuda_endAllocateCurrentStreamToPool", "_cuda_endAllocateToPool")
+        end = next(getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+        # If the capture ended normally, this raises, and the graph releases the pool itself.
+        with suppress(RuntimeError):
+            end(index, self._pool)
+            torch._C._cuda_releasePool(index, self._pool)
 
 
-def first_error(error: BaseException) -> str:
-    """The first line of the error that led to this one.
+FAILED: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture failed; kept, since torch's allocators may still refer to them."""
 
-    Ending a failed capture raises another error, which hides the step's own.
-    """
-    while error.__context__ is not None:
-        error = error.__context__
+
+def first_line(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -189,7 +194,7 @@ def checked_capture(
             outcomes.append(state.outcome())
         difference = state.difference(*outcomes)
     except RuntimeError as error:
-        why = f"the step could not be captured: {first_error(error)}"
+        why = f"the step could not be captured: {str(error).partition(chr(10))[0]}"
         return EagerSteps(step, batches), _fall_back(why)
     finally:
         state.restore()
