@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,27 @@ DATASET = "cifar10"
 
 
 def _read_all(
-    results: Results, model: str, variants: tuple[str, ...]
+    results: Results,
+    model: str,
+    variants: tuple[str, ...],
+    usable: Callable[[Filters], bool] = lambda run: True,
 ) -> tuple[dict[str, Filters], list[str]]:
-    """The filters of a model's variants, of the runs with the lowest seed, and what is missing."""
+    """The filters of a model's variants, and what is missing.
+
+    Of each variant the run with the lowest seed that has filters that are `usable`.
+    """
     found, missing = {}, []
     for variant in variants:
         cell = Cell(model, variant, DATASET)
-        record = results.first_record(cell)
-        arrays = record and read_filters(results.folder, record["run_id"])
-        if arrays:
-            found[variant] = arrays
+        run_ids = [record["run_id"] for record in results.records(cell).values()]
+        runs = (read_filters(results.folder, run_id) for run_id in run_ids)
+        run = next((run for run in runs if run and usable(run)), None)
+        if run is not None:
+            found[variant] = run
+        elif run_ids:
+            missing.append(f"artifacts/{run_ids[0]}.npz, or a part of it")
         else:
-            missing.append(f"artifacts/{record['run_id']}.npz" if record else cell_name(cell))
+            missing.append(cell_name(cell))
     return found, missing
 
 
@@ -186,9 +196,12 @@ def coefficient_figures(results: Results) -> list[Figure]:
     """The coefficients of the first layer's combinations, for each model."""
     figures = []
     for model in CELLS_OF:
-        runs, missing = _read_all(results, model, ("L", "Lr", "LRr"))
-        lacking = [name for name, run in runs.items() if run.coefficients[0] is None]
-        missing += [f"coefficients of {runs.pop(name).run_id}" for name in lacking]
+        runs, missing = _read_all(
+            results,
+            model,
+            ("L", "Lr", "LRr"),
+            lambda run: run.coefficients[0] is not None,  # older artifacts have none
+        )
         figures.append(
             Figure(
                 f"figure1-coefficients-{model}",
