@@ -58,16 +58,16 @@ class Dataset:
         test: test images and labels.
         classes: name of each label.
         digest: sha256 of the whole dataset, before `limited` and `hold_out`.
-        official: the official files that it was packed from, see `spec.official_files`, or None.
         val: training images held out for model selection, or None.
+        official: the official files that it was packed from, see `spec.official_files`, or None.
     """
 
     train: Split
     test: Split
     classes: tuple[str, ...]
     digest: str
-    official: str | None = None
     val: Split | None = None
+    official: str | None = None
 
     def limited(self, train: int | None, test: int | None) -> Dataset:
         """Keep only the first `train` and `test` images, in canonical order (None: all)."""
@@ -157,7 +157,7 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
             f"Delete it first. {how_to_get(spec.name, root)}"
         )
     official = str(arrays[OFFICIAL]) if OFFICIAL in arrays and DIGEST in arrays else None
-    return Dataset(train, test, tuple(map(str, arrays["classes"])), digest, official)
+    return Dataset(train, test, tuple(map(str, arrays["classes"])), digest, official=official)
 
 
 def _read_arrays(spec: DatasetSpec, root: Path) -> dict[str, np.ndarray]:
