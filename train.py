@@ -31,7 +31,7 @@ from linearconv.engine.provenance import portable, provenance
 from linearconv.engine.run import Restart, RunPaths, RunSpec, execute
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
-from linearconv.errors import UserError
+from linearconv.errors import UserError, first_line
 from models import Variant, architecture, build_model
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -70,7 +70,7 @@ def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> st
     device = torch.device("cuda")
     return (
         f"out of memory on device={config.device} with batches of {config.recipe.batch_size} "
-        f"images: {str(error).partition(chr(10))[0]} Free memory on the device, use fewer --slots "
+        f"images: {first_line(error)} Free memory on the device, use fewer --slots "
         f"or a smaller runtime.eval_batch_size (now {eval_batch_size(config, device)}; results "
         "change by rounding alone), and run the same command again"
     )

@@ -1,4 +1,4 @@
-"""The exception for user errors."""
+"""The exception for user errors, and errors in one line."""
 
 
 class UserError(Exception):
@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Entry points print only the message, without a traceback, and exit with status 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; torch's messages go on with its own advice."""
+    return str(error).strip().partition("\n")[0]

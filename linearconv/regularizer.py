@@ -72,8 +72,8 @@ class _CorrelationLoss(torch.autograd.Function):
 
     With the unit rows u_i and their correlations c_ij = u_i . u_j, the gradient by row i is
     2 (sum_j sign(c_ij) u_j - (sum_j |c_ij|) u_i) / |row i|, j != i; here the last sum includes
-    the rounding error of c_ii = 1. Consists of differentiable
-    operations, so it supports double backward.
+    the rounding error of c_ii = 1. Consists of differentiable operations, so it supports double
+    backward.
     """
 
     @staticmethod

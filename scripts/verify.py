@@ -1,7 +1,7 @@
 """Evaluate all published weights and compare them with the records, image by image.
 
     python scripts/verify.py                        # every file in results/weights/
-    python scripts/verify.py cifar10-base-Lr-s0-40b4d5a3
+    python scripts/verify.py cifar10-base-Lr-short-s2-5e582159
 
 For each run: the network is built from the identity in its record, the digest of the last weights
 must be the recorded one, and the test images that the best and the last weights classify correctly

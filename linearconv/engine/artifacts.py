@@ -108,6 +108,11 @@ def unpack_correct(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray | 
     return np.unpackbits(packed, count=count).astype(bool)
 
 
+def artifacts_path(results: Path, run_id: str) -> Path:
+    """Where a run's arrays are in a results folder."""
+    return results / "artifacts" / f"{run_id}.npz"
+
+
 def write_artifacts(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Atomically write a run's arrays as one compressed .npz."""
     with atomic_write(path) as file:

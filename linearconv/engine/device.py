@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from linearconv.errors import UserError
+from linearconv.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def unusable_cuda() -> str | None:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return str(error).partition("\n")[0]
+        return first_line(error)
     return "unknown reason"
 
 
@@ -80,12 +80,12 @@ def _try(device: torch.device) -> None:
     try:
         torch.ones(8, device=device).add(1).sum().item()
     except torch.cuda.OutOfMemoryError as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise UserError(
             f"{device} has too little free memory: {reason} Free some, or choose another device"
         ) from None
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         advice = "choose another device"
         if "no kernel image" in reason:

@@ -12,7 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from linearconv.engine.artifacts import correct_artifacts, filter_artifacts, write_artifacts
+from linearconv.engine.artifacts import (
+    artifacts_path,
+    correct_artifacts,
+    filter_artifacts,
+    write_artifacts,
+)
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.lock import lock
@@ -50,7 +55,7 @@ class RunPaths:
     @property
     def artifacts(self) -> Path:
         """Arrays for the figures, and which test images are classified correctly."""
-        return self.results / "artifacts" / f"{self.run_id}.npz"
+        return artifacts_path(self.results, self.run_id)
 
     @property
     def weights(self) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from data.packed import DAMAGE
-from linearconv.engine.artifacts import unpack_correct, unpack_symmetric
+from linearconv.engine.artifacts import artifacts_path, unpack_correct, unpack_symmetric
 from linearconv.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,39 +38,31 @@ class Filters:
     coefficients: list[np.ndarray | None]
 
 
-def artifacts_path(folder: Path, run_id: str) -> Path:
-    """The file of a run's arrays in a results folder, which may not exist."""
-    return folder / "artifacts" / f"{run_id}.npz"
-
-
 def read_filters(folder: Path, run_id: str) -> Filters | None:
     """The filters of a run; None if it left no arrays.
 
     Raises:
         UserError: a damaged file.
     """
-    path = artifacts_path(folder, run_id)
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as arrays:
-            layers = arrays["layers"].tolist()
-            numbers = range(len(layers))
-            return Filters(
-                run_id=run_id,
-                layers=layers,
-                primary=arrays["primary"].tolist(),
-                filters=arrays["filters"].astype(float),
-                correlations=[
-                    unpack_symmetric(arrays[f"correlations_{i}"]).astype(float) for i in numbers
-                ],
-                coefficients=[
-                    arrays[name].astype(float) if name in arrays else None
-                    for name in (f"coefficients_{i}" for i in numbers)
-                ],
-            )
-    except (*DAMAGE, KeyError) as error:
-        raise _damaged(path, error) from None
+
+    def filters(arrays: Mapping[str, np.ndarray]) -> Filters:
+        layers = arrays["layers"].tolist()
+        numbers = range(len(layers))
+        return Filters(
+            run_id=run_id,
+            layers=layers,
+            primary=arrays["primary"].tolist(),
+            filters=arrays["filters"].astype(float),
+            correlations=[
+                unpack_symmetric(arrays[f"correlations_{i}"]).astype(float) for i in numbers
+            ],
+            coefficients=[
+                arrays[name].astype(float) if name in arrays else None
+                for name in (f"coefficients_{i}" for i in numbers)
+            ],
+        )
+
+    return _read(folder, run_id, filters)
 
 
 def read_correct(folder: Path, run_id: str, weights: str) -> np.ndarray | None:
@@ -78,15 +74,16 @@ def read_correct(folder: Path, run_id: str, weights: str) -> np.ndarray | None:
     Raises:
         UserError: a damaged file.
     """
+    return _read(folder, run_id, lambda arrays: unpack_correct(arrays, weights))
+
+
+def _read(folder: Path, run_id: str, read: Callable[[Mapping[str, np.ndarray]], T]) -> T | None:
+    """What `read` makes of a run's arrays; None if it left none."""
     path = artifacts_path(folder, run_id)
     if not path.exists():
         return None
     try:
         with np.load(path) as arrays:
-            return unpack_correct(arrays, weights)
+            return read(arrays)
     except (*DAMAGE, KeyError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged ({error}); restore or delete it")
+        raise UserError(f"{path} is damaged ({error}); restore or delete it") from None

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from configs import compose
-from linearconv.engine.artifacts import correct_artifacts, write_artifacts
+from linearconv.engine.artifacts import artifacts_path, correct_artifacts, write_artifacts
 from linearconv.engine.weights import read_all_weights, read_weights, weights_path, write_weights
 from linearconv.errors import UserError
-from scripts.paper.artifacts import artifacts_path, read_correct
+from scripts.paper.artifacts import read_correct
 from scripts.verify import Mismatch, Predictions, compare
 from tests.integration.conftest import SIZE
 from train import train

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from linearconv.engine.step import EagerSteps, Steps, TrainBatches, TrainStep
+from linearconv.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,11 @@ class CudaGraphs:
                     failure = error
                     raise
         except RuntimeError as error:
-            FAILED.append(graph)
+            FAILED_GRAPHS.append(graph)
             self._release_pool()
             # Ending a failed capture raises an error of its own, which hides the step's.
-            raise RuntimeError(first_line(failure or error)) from None
+            cause = failure or error
+            raise RuntimeError(f"{type(cause).__name__}: {first_line(cause)}") from None
         return graph.replay
 
     def _release_pool(self) -> None:
@@ -128,14 +130,8 @@ class CudaGraphs:
             torch._C._cuda_releasePool(index, self._pool)
 
 
-FAILED: list[torch.cuda.CUDAGraph] = []
+FAILED_GRAPHS: list[torch.cuda.CUDAGraph] = []
 """Graphs whose capture failed; kept, since torch's allocators may still refer to them."""
-
-
-def first_line(error: BaseException) -> str:
-    """The type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,7 @@ def checked_capture(
             outcomes.append(state.outcome())
         difference = state.difference(*outcomes)
     except RuntimeError as error:
-        why = f"the step could not be captured: {str(error).partition(chr(10))[0]}"
+        why = f"the step could not be captured: {first_line(error)}"
         return EagerSteps(step, batches), _fall_back(why)
     finally:
         state.restore()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.image import AxesImage
 
 from configs.experiments import Cell
 from scripts.paper.artifacts import Filters, read_filters
@@ -96,14 +97,7 @@ def _draw_correlations(runs: dict[str, Filters]) -> Canvas:
     panels = canvas.subplots(rows, len(runs), squeeze=False)
     for column, (variant, run) in enumerate(runs.items()):
         for row, axes in enumerate(panels[:, column]):
-            image = axes.imshow(
-                run.correlations[row],
-                cmap="PuOr",
-                vmin=-1,
-                vmax=1,
-                interpolation="nearest",
-                rasterized=True,
-            )
+            image = _draw_matrix(axes, run.correlations[row], largest=1)
             _mark_parts(axes, run.primary[row], len(run.correlations[row]))
             if row == 0:
                 axes.set_title(variant)
@@ -111,6 +105,18 @@ def _draw_correlations(runs: dict[str, Filters]) -> Canvas:
                 axes.set_ylabel(run.layers[row])
     canvas.colorbar(image, ax=panels, shrink=0.6, label="correlation", aspect=30)
     return canvas
+
+
+def _draw_matrix(axes: Axes, matrix: np.ndarray, largest: float) -> AxesImage:
+    """A matrix as colours from -`largest` to `largest`, white at zero."""
+    return axes.imshow(
+        matrix,
+        cmap="PuOr",
+        vmin=-largest,
+        vmax=largest,
+        interpolation="nearest",
+        rasterized=True,
+    )
 
 
 def _mark_parts(axes: Axes, primary: int, filters: int) -> None:
@@ -231,14 +237,7 @@ def _draw_coefficients(runs: dict[str, Filters]) -> Canvas:
     largest = max(np.abs(run.coefficients[0]).max() for run in runs.values())
     panels = canvas.subplots(1, len(runs), squeeze=False)[0]
     for axes, (variant, run) in zip(panels, runs.items(), strict=True):
-        image = axes.imshow(
-            run.coefficients[0].T,
-            cmap="PuOr",
-            vmin=-largest,
-            vmax=largest,
-            interpolation="nearest",
-            rasterized=True,
-        )
+        image = _draw_matrix(axes, run.coefficients[0].T, largest)
         axes.set_title(variant)
         axes.set_xlabel("primary filter")
         axes.tick_params(length=0)
