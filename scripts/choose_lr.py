@@ -71,7 +71,8 @@ def page(found: list[Choice]) -> str:
             "",
             *markdown_grid(choices_grid(found)),
             "",
-            "Devices and versions: `choices.csv`. Curves (dotted: training): `curves.png` and `data/curves.csv`."
+            "Devices and versions: `choices.csv`. Curves (dotted: training): `curves.png` and "
+            "`data/curves.csv`."
             if any(choice.runs for choice in found)
             else "No run yet; devices, versions and curves appear here with the first.",
             "",

@@ -99,6 +99,12 @@ class Training:
         """The epoch whose weights are the best: by validation images if there are any."""
         return self.best("val_acc" if "val_acc" in self.curve[-1] else "test_acc")
 
+    @property
+    def measured_execution(self) -> str | None:
+        """The execution of "auto" layers that an earlier start measured to be the fastest."""
+        measured = (start["execution"] for start in self.starts if "execution" in start)
+        return next(measured, None)
+
     def state_dict(self) -> dict[str, Any]:
         """Only tensors and plain values, so that `torch.load(weights_only=True)` can read it."""
         return {
@@ -165,7 +171,10 @@ def fit(
     saves.save()
     with precision_flags(training.settings.precision), training.accelerated.rewritten():
         if first < epochs:
-            steps, start["steps"] = training.accelerated.steps(training.step, batches)
+            steps, notes = training.accelerated.steps(
+                training.step, batches, execution=training.measured_execution
+            )
+            start |= notes
         while training.epoch < epochs:
             began = clock()
             slowest = max(training.seconds[first:], default=0.0)  # of this process's epochs

@@ -181,7 +181,8 @@ class FastCase(Case):
         self.training = Training(model, train_settings(config, identity), config.runtime)
         accelerated = self.training.accelerated
         with accelerated.rewritten():
-            self.chosen, self.note = accelerated.steps(self.training.step, self.batches)
+            self.chosen, notes = accelerated.steps(self.training.step, self.batches)
+            self.note = notes["steps"]
         return self.training.model
 
     def first_step(self) -> None:

@@ -86,7 +86,9 @@ def test_the_benchmark_runs_the_operations_that_training_runs(monkeypatch, tmp_p
                 yield
 
     monkeypatch.setattr(
-        AcceleratedModel, "steps", lambda self, step, batches: (Recorded(step, batches), "taped")
+        AcceleratedModel,
+        "steps",
+        lambda self, step, batches, **_: (Recorded(step, batches), {"steps": "taped"}),
     )
     config = compose(["model=base", "variant=LRr", "recipe.batch_size=4", "recipe.epochs=1"])
     case = FastCase(config, random_images(config, 4), torch.device("cpu"))

@@ -108,8 +108,8 @@ def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
     settings = TrainSettings(2, 1e-3, 1, 0.1, Regularizer(0.01, 10, False), precision)
     training = Training(model.to(device), settings, FAST)
     with precision_flags(precision), training.accelerated.rewritten():
-        steps, note = training.accelerated.steps(training.step, batches)
-        assert isinstance(steps, CapturedSteps), note
+        steps, notes = training.accelerated.steps(training.step, batches)
+        assert isinstance(steps, CapturedSteps), notes
         losses = []
         for _ in range(2):
             losses.append(train_epoch(training, steps, batches, ())["train_loss"])

@@ -53,8 +53,8 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
 def test_the_provenance_tells(caplog):
     model = shortcut(8)
     step = TrainStep(model, adam(model, 1e-3, fused=False), None, "fp32")
-    _, note = AcceleratedModel(model, CHANNELS_LAST).steps(step, None)
-    assert note == "eager, row-major because of 1"
+    _, notes = AcceleratedModel(model, CHANNELS_LAST).steps(step, None)
+    assert notes == {"steps": "eager, row-major because of 1"}
 
 
 @pytest.mark.parametrize("channels", [8, 16])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from torch import Tensor
 
 from linearconv.engine.step import EagerSteps, Steps, TrainBatches, TrainStep
 from linearconv.errors import first_line
-
-log = logging.getLogger(__name__)
 
 Replay = Callable[[], None]
 """Runs one step, including slicing its batch."""
@@ -174,7 +171,7 @@ def checked_capture(
     """
     kinds = [(size, step.regularizes(i)) for i, size in enumerate(batches.sizes)]
     eager = {kind: _whole_step(step, batches, kind) for kind in dict.fromkeys(kinds)}
-    state = _State(step, batches)
+    state = TrainingState(step, batches)
     try:
         with _side_stream(step.sums.device):
             # The optimiser and libraries initialise in their first steps, which cannot be
@@ -190,20 +187,14 @@ def checked_capture(
             outcomes.append(state.outcome())
         difference = state.difference(*outcomes)
     except RuntimeError as error:
-        why = f"the step could not be captured: {first_line(error)}"
-        return EagerSteps(step, batches), _fall_back(why)
+        why = f"eager: the step could not be captured: {first_line(error)}"
+        return EagerSteps(step, batches), why
     finally:
         state.restore()
     if difference.beyond_rounding:
-        return EagerSteps(step, batches), _fall_back(
-            f"captured steps did not compute what eager ones do ({difference})"
-        )
+        why = f"eager: captured steps did not compute what eager ones do ({difference})"
+        return EagerSteps(step, batches), why
     return CapturedSteps(batches, kinds, replays), f"captured ({difference} from eager steps)"
-
-
-def _fall_back(why: str) -> str:
-    log.warning("falling back to eager steps, which are slower: %s", why)
-    return f"eager: {why}"
 
 
 def _whole_step(step: TrainStep, batches: CapturableBatches, kind: Kind) -> Replay:
@@ -240,7 +231,7 @@ def _learning_rates(step: TrainStep) -> list[Tensor]:
     return [group["lr"] for group in step.optimizer.param_groups]
 
 
-class _State:
+class TrainingState:
     """A snapshot of all tensors that steps change."""
 
     def __init__(self, step: TrainStep, batches: CapturableBatches) -> None:

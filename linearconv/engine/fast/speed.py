@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from linearconv.engine.fast.batch_counts import batches_uncounted, count_batches
-from linearconv.engine.fast.capture import CudaGraphs, checked_capture
+from linearconv.engine.fast.capture import CapturedSteps, CudaGraphs
+from linearconv.engine.fast.execution import captured_steps
 from linearconv.engine.fast.folding import FoldedNetwork
 from linearconv.engine.fast.memory import (
     keep_freed_memory,
@@ -35,7 +37,9 @@ class Speed:
     Attributes:
         channels_last: memory format of the filters, which activations follow.
         fused_adam: Adam as one operation over all parameters.
-        cuda_graphs: on CUDA, whole steps are captured and replayed.
+        cuda_graphs: on CUDA, whole steps are captured and replayed, and layers of execution "auto"
+            take the execution that is measured to be the fastest.
+        cudnn_benchmark: on CUDA, cuDNN chooses its algorithms by measuring them.
         fold_batch_norms: evaluation folds batch norms into the convolutions before them.
         count_per_epoch: batch norms count their batches once an epoch.
         pool_before_relu: max pooling runs before the ReLU that it follows in an nn.Sequential.
@@ -47,6 +51,7 @@ class Speed:
     channels_last: bool = False
     fused_adam: bool = False
     cuda_graphs: bool = False
+    cudnn_benchmark: bool = False
     fold_batch_norms: bool = False
     count_per_epoch: bool = False
     pool_before_relu: bool = False
@@ -85,6 +90,8 @@ class AcceleratedModel:
     def rewritten(self) -> Iterator[None]:
         """Temporarily compute the model as `speed` specifies."""
         with ExitStack() as rewrites:
+            if self._speed.cudnn_benchmark:
+                rewrites.enter_context(_cudnn_benchmark())
             if self._row_major:
                 rewrites.enter_context(row_major_images(self.model))
             if self._speed.count_per_epoch:
@@ -95,19 +102,32 @@ class AcceleratedModel:
                 rewrites.enter_context(small_image_products(self.model))
             yield
 
-    def steps(self, step: TrainStep, batches: TrainBatches) -> tuple[Steps, str]:
-        """The steps of the epochs, and a note on them for the provenance.
+    def steps(
+        self, step: TrainStep, batches: TrainBatches, *, execution: str | None = None
+    ) -> tuple[Steps, dict[str, Any]]:
+        """The steps of the epochs, and notes on them for the provenance.
 
         Call it inside `rewritten()`, so that the rewritten model is captured. With `cuda_graphs`,
         the batches must be `CapturableBatches`.
+
+        Args:
+            step: the training step.
+            batches: the data.
+            execution: the measured execution in the notes of the run's earlier starts, if any.
         """
         self.model.train()  # a captured step stays in the mode in which it was captured
         if self._speed.cuda_graphs and not self._on_cpu:
-            return checked_capture(step, batches, CudaGraphs(step.sums.device))
+            device = step.sums.device
+            steps, notes = captured_steps(
+                step, batches, lambda: CudaGraphs(device), execution=execution
+            )
+            if not isinstance(steps, CapturedSteps):
+                log.warning("falling back to slower steps: %s", notes["steps"])
+            return steps, notes
         note = "eager"
         if self._row_major:
             note += f", row-major because of {', '.join(self._row_major)}"
-        return EagerSteps(step, batches), note
+        return EagerSteps(step, batches), {"steps": note}
 
     def epoch_trained(self, steps: int) -> None:
         """Make up for what the rewritten model leaves out in steps; call it after each epoch."""
@@ -125,3 +145,13 @@ class AcceleratedModel:
     @cached_property
     def _folded(self) -> FoldedNetwork:
         return FoldedNetwork(self.model)
+
+
+@contextmanager
+def _cudnn_benchmark() -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
