@@ -5,13 +5,14 @@ Reduction". The layer needs only torch; `linearconv.engine` is the training code
 repository and is not imported here.
 """
 
-from linearconv.convert import fuse, set_execution
+from linearconv.convert import convert, fuse, set_execution
 from linearconv.layer import LinearConv2d
 from linearconv.regularizer import RegularizedConv2d, correlation_loss, model_correlation_loss
 
 __all__ = [
     "LinearConv2d",
     "RegularizedConv2d",
+    "convert",
     "correlation_loss",
     "fuse",
     "model_correlation_loss",

@@ -38,6 +38,7 @@ def plain_autograd(tensor: Tensor) -> bool:
     """
     return (
         isinstance(tensor, Tensor)
+        and not tensor.is_complex()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None

@@ -1,31 +1,187 @@
-"""Convert the LinearConv layers of any torch model: fuse them or set their execution."""
+"""Convert any torch model: its convolutions to LinearConv2d, and these back to plain ones."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from linearconv.layer import LinearConv2d
+from linearconv.layer import LinearConv2d, split_filters
+from linearconv.stand_in import check_plain, conv_arguments, inherit
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """What `convert` did with one convolution.
+
+    Attributes:
+        name: its name in the model; of a shared module, its first name.
+        shape: of its weight, (F, C/G, KH, KW).
+        groups: G.
+        parameters_before: number of parameters, bias included.
+        parameters_after: the same as before if it was not converted.
+        rank: of its coefficients; None without a rank, or if it was not converted.
+        error: of a warm start, the norm of what is missed of the weight, relative to its norm.
+        skipped: why it was not converted; None if it was.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    groups: int
+    parameters_before: int
+    parameters_after: int
+    rank: int | None = None
+    error: float | None = None
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of `convert`; prints as a table.
+
+    Attributes:
+        model: the converted model.
+        layers: one entry for each convolution of the model, in the order of its modules.
+    """
+
+    model: nn.Module
+    layers: tuple[ConvertedLayer, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The layers as dicts, for a DataFrame or a file."""
+        return [asdict(layer) for layer in self.layers]
+
+    def __str__(self) -> str:
+        """One line for each layer, and their sum."""
+        header = ("layer", "weight", "before", "after", "")
+        body = [
+            (
+                layer.name or "(the model)",
+                "x".join(map(str, layer.shape)),
+                f"{layer.parameters_before:,}",
+                f"{layer.parameters_after:,}",
+                _remark(layer),
+            )
+            for layer in self.layers
+        ]
+        converted = sum(layer.skipped is None for layer in self.layers)
+        before = sum(layer.parameters_before for layer in self.layers)
+        after = sum(layer.parameters_after for layer in self.layers)
+        saved = f"{100 * (1 - after / before):.1f} % fewer parameters" if before else ""
+        count = f"{converted} of {len(self.layers)} converted"
+        table = [header, *body, (count, "", f"{before:,}", f"{after:,}", saved)]
+        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+        lines = []
+        for name, shape, *numbers, remark in table:
+            cells = [name.ljust(widths[0]), shape.ljust(widths[1])]
+            cells += [n.rjust(w) for n, w in zip(numbers, widths[2:], strict=False)]
+            lines.append("  ".join([*cells, remark]).rstrip())
+        return "\n".join(lines)
+
+
+def _remark(layer: ConvertedLayer) -> str:
+    if layer.skipped is not None:
+        return f"skipped: {layer.skipped}"
+    rank = [] if layer.rank is None else [f"rank {layer.rank}"]
+    error = [] if layer.error is None else [f"relative error {layer.error:.2g}"]
+    return ", ".join(rank + error)
+
+
+def convert(
+    model: nn.Module,
+    *,
+    alpha: float = 0.5,
+    rank: int | None = None,
+    skip: str | Iterable[str] = (),
+    min_reduction: bool = True,
+    warm_start: bool = False,
+    inplace: bool = True,
+) -> Conversion:
+    """Replace the convolutions of any model by LinearConv2d.
+
+    Replaced is each module whose type is exactly `torch.nn.Conv2d`, grouped and depth-wise ones
+    included. Shared modules stay shared; device, dtype, memory format, mode, hooks and
+    `requires_grad` are kept. Converting a converted model changes nothing. New parameters are new
+    to optimisers, so convert first.
+
+    Args:
+        model: any module; not scripted and not compiled as a whole.
+        alpha: share of primary filters, in (0, 1).
+        rank: None for the full coefficients, else their rank, in each layer at most min(P, S).
+        skip: names of modules as in `model.named_modules()`, or patterns ("features.*"), whose
+            convolutions stay as they are.
+        min_reduction: skip layers that would not have fewer parameters.
+        warm_start: fit each layer to the weight it replaces (see `LinearConv2d.from_conv2d`)
+            instead of initialising it.
+        inplace: change `model` itself; else a copy. If `model` is itself a convolution, only the
+            report has its replacement.
+
+    Returns:
+        The report, with the model as `report.model`.
+
+    Raises:
+        ValueError: alpha or rank is out of range, a name to skip matches nothing, or a
+            convolution is compiled, lazy, or has a weight that is not finite; nothing has been
+            changed.
+    """
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank must be at least 1 or None, got {rank}")
+    if not inplace:
+        model = copy.deepcopy(model)
+    names = _names(model, _ConvNd)
+    skipped = _matching(model, [skip] if isinstance(skip, str) else list(skip))
+    layers, replacements = [], {}
+    for conv, found in names.items():
+        if isinstance(conv, LazyModuleMixin):
+            raise ValueError(f"layer {found[0]!r} has no shape yet: run the model once before")
+        before = sum(p.numel() for p in conv.parameters())
+        shape, groups = tuple(conv.weight.shape), conv.groups
+        why = "as requested" if skipped & set(found) else _unsuitable(conv, alpha)
+        if why is None:
+            primary, secondary = split_filters(conv.out_channels, alpha)
+            layer_rank = None if rank is None else min(rank, primary, secondary)
+            after = _parameters(conv, primary, secondary, layer_rank)
+            if min_reduction and after >= before:
+                why = f"no fewer parameters ({after:,})"
+        if why is not None:
+            layers.append(ConvertedLayer(found[0], shape, groups, before, before, skipped=why))
+            continue
+        new = _linear(conv, alpha, layer_rank, warm_start)
+        error = _relative_error(new, conv) if warm_start else None
+        layers.append(ConvertedLayer(found[0], shape, groups, before, after, layer_rank, error))
+        replacements[conv] = new
+    for conv, new in replacements.items():
+        inherit(new, conv, handles=True)
+    return Conversion(_replaced(model, replacements), tuple(layers))
 
 
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of `model` with each LinearConv2d fused into a plain Conv2d; equal outputs.
 
-    The original is unchanged. A layer used in several places stays one shared layer.
+    The original is unchanged. A layer used in several places stays one shared layer; hooks are
+    kept.
+
+    Raises:
+        ValueError: a layer is compiled, or its parameters are pruned; the message says what to do.
     """
+    for layer, found in _names(model, LinearConv2d).items():
+        for name in ("primary", "coefficients", "coefficients1", "coefficients2"):
+            if f"{name}_orig" in layer._parameters or f"{name}_g" in layer._parameters:
+                raise ValueError(
+                    f"{name} of layer {found[0]!r} is computed from other parameters, which cannot "
+                    f"be copied: first call torch.nn.utils.prune.remove(layer, {name!r}) (or "
+                    f"remove_weight_norm(layer, {name!r}))"
+                )
     model = copy.deepcopy(model)
-    if isinstance(model, LinearConv2d):
-        return model.fuse()
-    fused: dict[LinearConv2d, nn.Conv2d] = {}
-    for parent in list(model.modules()):
-        # named_children() would skip a layer registered twice in one parent.
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, LinearConv2d):
-                if child not in fused:
-                    fused[child] = child.fuse()
-                setattr(parent, name, fused[child])
-    return model
+    return _replaced(model, {layer: layer.fuse() for layer in _names(model, LinearConv2d)})
 
 
 def set_execution(model: nn.Module, execution: str) -> None:
@@ -37,3 +193,90 @@ def set_execution(model: nn.Module, execution: str) -> None:
         if isinstance(module, LinearConv2d):
             grouped = execution == "factored" and module.groups != 1
             module.execution = "generate" if grouped else execution
+
+
+def _names(model: nn.Module, kind: type[nn.Module]) -> dict[Any, list[str]]:
+    """The modules of a kind with all their names.
+
+    Raises:
+        ValueError: one is compiled, so that replacing it would have no effect.
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, kind):
+            names.setdefault(module, []).append(name)
+        # The wrapper of torch.compile keeps calling the module that it was made of.
+        compiled = module._modules.get("_orig_mod")
+        if isinstance(compiled, kind) or isinstance(module, kind) and module._compiled_call_impl:
+            raise ValueError(
+                f"layer {name!r} is compiled (torch.compile): do this with the plain model, and "
+                "compile the result"
+            )
+    return names
+
+
+def _matching(model: nn.Module, patterns: list[str]) -> set[str]:
+    """The names of all modules that match a pattern, or are inside one that does."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    matching: set[str] = set()
+    for pattern in patterns:
+        found = [name for name in names if fnmatchcase(name, pattern)]
+        if not found:
+            convolutions = ", ".join(n for found in _names(model, _ConvNd).values() for n in found)
+            raise ValueError(f"skip={pattern!r} matches no module; convolutions: {convolutions}")
+        inside = tuple(f"{name}." for name in found)
+        matching |= {*found, *(name for name in names if name.startswith(inside))}
+    return matching
+
+
+def _unsuitable(conv: _ConvNd, alpha: float) -> str | None:
+    """Why a convolution is not converted, or None."""
+    if isinstance(conv, LinearConv2d):
+        return "is a LinearConv2d"
+    try:
+        check_plain(conv)
+        split_filters(conv.out_channels, alpha)
+    except ValueError as error:
+        return str(error)
+    if conv.weight.is_complex():
+        return "is complex"
+    return None if type(conv) is nn.Conv2d else f"is a subclass, {type(conv).__name__}"
+
+
+def _parameters(conv: nn.Conv2d, primary: int, secondary: int, rank: int | None) -> int:
+    """Number of parameters of the LinearConv2d in place of a convolution."""
+    combining = primary * secondary if rank is None else (primary + secondary) * rank
+    bias = 0 if conv.bias is None else conv.out_channels
+    return primary * conv.weight[0].numel() + combining + bias
+
+
+def _linear(conv: nn.Conv2d, alpha: float, rank: int | None, warm_start: bool) -> LinearConv2d:
+    if warm_start:
+        return LinearConv2d.from_conv2d(conv, alpha=alpha, rank=rank)
+    layer = LinearConv2d(
+        *conv_arguments(conv),
+        alpha=alpha,
+        rank=rank,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    layer.stored_as(conv)
+    return layer
+
+
+def _relative_error(layer: LinearConv2d, conv: nn.Conv2d) -> float:
+    weight = conv.weight.detach().double()
+    missed = (layer.weight.detach().double() - weight).norm()
+    return (missed / weight.norm().clamp_min(1e-300)).item()
+
+
+def _replaced(model: nn.Module, replacements: dict[Any, nn.Module]) -> nn.Module:
+    """The model with its modules replaced, in all places."""
+    if model in replacements:
+        return replacements[model]
+    for parent in list(model.modules()):
+        # named_children() would skip a module registered twice in one parent.
+        for name, child in list(parent._modules.items()):
+            if child in replacements:
+                setattr(parent, name, replacements[child])
+    return model

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linearconv.combine import append_combinations
+from linearconv.stand_in import check_plain, conv_arguments, inherit
+from linearconv.warm_start import fit_filters
 
 EXECUTIONS = ("auto", "generate", "factored")
 MACS_PER_OUTPUT = 64
@@ -60,10 +62,14 @@ class LinearConv2d(nn.Conv2d):
       allowed here);
     * `bias` (F,), with `bias=True`.
 
+    The buffer `permutation` (F,) is None except in a layer that `from_conv2d` has fitted with
+    primary filters from anywhere: output k is row permutation[k] of [primary, secondary].
+
     `weight` is the generated (F, C/G, KH, KW) tensor: differentiable, recomputed at each access
     and read-only. Writing into it, as `nn.init.kaiming_normal_(layer.weight)` does, has no
-    effect; initialise `primary` and the coefficients instead. Tools that rewrite weights (batch
-    norm folding, TorchScript, pruning) need `fuse()` first.
+    effect; initialise `primary` and the coefficients instead, and name them, not "weight", to
+    `torch.nn.utils.prune`, `weight_norm` and `spectral_norm`. Tools that rewrite weights (batch
+    norm folding, TorchScript) need `fuse()` first.
 
     Args:
         in_channels: C.
@@ -86,7 +92,7 @@ class LinearConv2d(nn.Conv2d):
             uniform in +-0.1) or "variance_preserving": every filter, generated ones included,
             has the variance that `torch.nn.Conv2d` would give it.
         device: as in `torch.nn.Conv2d`.
-        dtype: as in `torch.nn.Conv2d`.
+        dtype: as in `torch.nn.Conv2d`, but real.
 
     Raises:
         ValueError: an argument is out of range; the message lists the valid values.
@@ -117,6 +123,8 @@ class LinearConv2d(nn.Conv2d):
         primary, secondary = split_filters(out_channels, alpha)
         _check_rank(rank, primary, secondary)
         _check_choice("init", init, INITS)
+        if dtype is not None and dtype.is_complex:
+            raise ValueError(f"dtype must be real, got {dtype}: LinearConv is defined for reals")
         super().__init__(
             in_channels,
             out_channels,
@@ -143,6 +151,7 @@ class LinearConv2d(nn.Conv2d):
         else:
             self.coefficients1 = empty(primary, rank)
             self.coefficients2 = empty(rank, secondary)
+        self.register_buffer("permutation", None)
         self.reset_parameters()
 
     @property
@@ -166,13 +175,15 @@ class LinearConv2d(nn.Conv2d):
         """The execution in use: "generate" or "factored"."""
         if self.execution != "auto":
             return self.execution
-        # Depends only on the weight's shape, never on the input's, so that torch.export and
-        # torch.compile do not specialise on a batch or image size.
-        secondary = self.out_channels - self.primary.shape[0]
-        combining = sum(factor.numel() for factor in self.factors)
-        saved = secondary * self.primary[0].numel() - combining
-        worth_it = saved >= MACS_PER_OUTPUT * self.out_channels
-        return "factored" if self.groups == 1 and worth_it else "generate"
+        # Depends only on the constructor's integers, never on a tensor, so that torch.export and
+        # torch.compile do not specialise on a batch or image size and torch.fx can trace it.
+        if self.groups != 1:
+            return "generate"
+        primary, secondary = split_filters(self.out_channels, self.alpha)
+        rank = self.rank
+        combining = primary * secondary if rank is None else (primary + secondary) * rank
+        saved = secondary * self.in_channels * math.prod(self.kernel_size) - combining
+        return "factored" if saved >= MACS_PER_OUTPUT * self.out_channels else "generate"
 
     def reset_parameters(self) -> None:
         """Draw all parameters, including the bias, from torch's global generator."""
@@ -197,7 +208,7 @@ class LinearConv2d(nn.Conv2d):
 
     @property
     def weight(self) -> Tensor:
-        """All filters (F, C/G, KH, KW): [primary, secondary] along the filters (Algorithm 2)."""
+        """All filters (F, C/G, KH, KW): [primary, secondary] (Algorithm 2), then permuted."""
         # Generated in the parameters' own precision also under autocast: only the convolution
         # with the result may be autocast.
         with without_autocast(self.primary):
@@ -207,7 +218,9 @@ class LinearConv2d(nn.Conv2d):
             stored = self.primary.permute(0, 2, 3, 1) if channels_last else self.primary
             columns = append_combinations(stored.flatten(1).t(), self.factors, None)
             weight = columns.t().unflatten(1, stored.shape[1:])
-            return weight.permute(0, 3, 1, 2) if channels_last else weight
+            if channels_last:
+                weight = weight.permute(0, 3, 1, 2)
+            return self._permuted(weight, 0)
 
     @property
     def factors(self) -> tuple[Tensor, ...]:
@@ -234,33 +247,39 @@ class LinearConv2d(nn.Conv2d):
         factors = tuple(factor.to(primary.dtype) for factor in self.factors)
         if is_channels_last(primary):
             pixels = primary.permute(0, 2, 3, 1)  # (N, H', W', P), in memory order
-            joined = append_combinations(pixels.flatten(0, 2), factors, bias)
-            return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
-        secondary = primary
-        for factor in factors:  # combine channels by a 1x1 convolution
-            secondary = F.conv2d(secondary, factor.t()[:, :, None, None])
-        output = torch.cat([primary, secondary], dim=-3)
+            if self.permutation is None:
+                joined = append_combinations(pixels.flatten(0, 2), factors, bias)
+                return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
+            joined = append_combinations(pixels.flatten(0, 2), factors, None)
+            output = joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
+        else:
+            secondary = primary
+            for factor in factors:  # combine channels by a 1x1 convolution
+                secondary = F.conv2d(secondary, factor.t()[:, :, None, None])
+            output = torch.cat([primary, secondary], dim=-3)
+        output = self._permuted(output, -3)
         return output if bias is None else output + bias.view(-1, 1, 1)
+
+    def _permuted(self, joined: Tensor, dim: int) -> Tensor:
+        """[primary, secondary] along `dim` in the order of the outputs."""
+        return joined if self.permutation is None else joined.index_select(dim, self.permutation)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # A new layer has no permutation to load one into.
+        if self.permutation is None and f"{prefix}permutation" in state_dict:
+            self.permutation = torch.empty_like(
+                state_dict[f"{prefix}permutation"], device=self.primary.device
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """A plain `torch.nn.Conv2d` with the same outputs, for inference."""
-        fused = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device="meta",
-        )
+        """A plain `torch.nn.Conv2d` with the same outputs and hooks, for inference."""
+        fused = nn.Conv2d(*conv_arguments(self), device="meta")
         fused.weight = nn.Parameter(self.weight.detach().clone())
         if self.bias is not None:
             fused.bias = nn.Parameter(self.bias.detach().clone())
-        return fused.train(self.training)
+        return inherit(fused, self)
 
     @classmethod
     @torch.no_grad()
@@ -272,47 +291,45 @@ class LinearConv2d(nn.Conv2d):
         rank: int | None = None,
         execution: str = "auto",
     ) -> LinearConv2d:
-        """The LinearConv2d closest to a trained convolution (least squares on its weight).
+        """The LinearConv2d that represents a trained convolution best (a warm start).
 
-        The first P filters become the primary ones unchanged, A is the least-squares fit of the
-        others, and A1 A2 the best fit of rank R (reduced-rank regression by the SVD of the fit).
-        Equal to `conv` if its last filters are such combinations of the first.
+        P of its filters become the primary ones unchanged, A is the least-squares fit of the
+        others, and A1 A2 the best fit of rank R (see `linearconv.warm_start`). The outputs keep
+        their order. Equal to `conv` if F - P of its filters are such combinations of the others.
+        Mode, hooks, memory format and `requires_grad` are those of `conv`.
 
         Raises:
-            ValueError: as in the constructor.
+            ValueError: as in the constructor; or `conv` computes something else than its weight's
+                convolution, or its weight is not finite.
         """
+        check_plain(conv)
         layer = nn.utils.skip_init(
             cls,
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
+            *conv_arguments(conv),
             alpha=alpha,
             rank=rank,
             execution=execution,
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-        count = layer.primary.shape[0]
-        layer.primary.copy_(conv.weight[:count])
-        flat = conv.weight.double().flatten(1)
-        coefficients = torch.linalg.pinv(flat[:count].t()) @ flat[count:].t()  # (P, S)
-        if rank is None:
-            layer.coefficients.copy_(coefficients)
-        else:
-            fit = coefficients.t() @ flat[:count]
-            left = torch.linalg.svd(fit, full_matrices=False).U[:, :rank]  # (S, R)
-            left = F.pad(left, (0, rank - left.shape[1]))
-            layer.coefficients1.copy_(coefficients @ left)
-            layer.coefficients2.copy_(left.t())
+        fit = fit_filters(conv.weight, layer.primary.shape[0], rank)
+        layer.primary.copy_(conv.weight[fit.primary])
+        for factor, fitted in zip(layer.factors, fit.factors, strict=True):
+            factor.copy_(fitted)
+        layer.permutation = fit.permutation
         if conv.bias is not None:
             layer.bias.copy_(conv.bias)
-        return layer.train(conv.training)
+        layer.stored_as(conv)
+        return inherit(layer, conv)
+
+    def stored_as(self, conv: nn.Conv2d) -> None:
+        """Set memory format and `requires_grad` as a convolution has them."""
+        if is_channels_last(conv.weight):
+            self.to(memory_format=torch.channels_last)
+        for parameter in (self.primary, *self.factors):
+            parameter.requires_grad_(conv.weight.requires_grad)
+        if self.bias is not None:
+            self.bias.requires_grad_(conv.bias.requires_grad)
 
     def extra_repr(self) -> str:
         """Conv2d's arguments, alpha, rank and execution."""
@@ -322,9 +339,10 @@ class LinearConv2d(nn.Conv2d):
 
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether a tensor (N, C, H, W) is stored in channels_last order."""
-    # torch.fx traces with proxies, which are not Tensors.
+    # torch.fx traces with proxies, which are not Tensors, and vmap's tensors do not know.
     return (
         isinstance(tensor, Tensor)
+        and not torch._C._are_functorch_transforms_active()
         and tensor.dim() == 4
         and tensor.is_contiguous(memory_format=torch.channels_last)
     )

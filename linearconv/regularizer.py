@@ -52,12 +52,15 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
     """Sum of |V V^T - I| over all entries, V the normalised filters: (O, I, H, W) -> scalar.
 
     Lines 3 to 5 of Algorithm 1. A zero filter contributes 1 (its diagonal entry) and receives a
-    zero gradient. Autocast is disabled: the loss is computed in the weight's own precision.
+    zero gradient. Autocast is disabled: the loss is computed in the weight's own precision. A
+    sharded weight (a DTensor of FSDP2) is gathered first, as the loss needs pairs of all filters.
 
     Args:
         weight: the filters, any shape (O, ...).
         centered: see `correlation_matrix`.
     """
+    if hasattr(weight, "full_tensor"):  # a DTensor, without the import of torch.distributed
+        weight = weight.full_tensor()
     with without_autocast(weight):
         rows = _rows(weight, centered)
         if plain_autograd(rows):
@@ -99,7 +102,9 @@ class _CorrelationLoss(torch.autograd.Function):
 def regularized_filters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Names and filters of the layers of `model` that define `regularized_filters()`."""
     for name, module in model.named_modules():
-        if hasattr(module, "regularized_filters"):
+        # Asks the class: wrappers (of torch.compile, of checkpointing) have the attributes of the
+        # module within, which is counted itself.
+        if hasattr(type(module), "regularized_filters"):
             yield name, module.regularized_filters()
 
 

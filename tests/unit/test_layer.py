@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from linearconv import LinearConv2d, fuse, set_execution
+from linearconv import LinearConv2d, correlation_loss, fuse, set_execution
 
 EXECUTIONS = ("generate", "factored")
 
@@ -222,6 +222,30 @@ def test_from_conv2d_is_the_best_fit_of_its_rank():
     fit = LinearConv2d.from_conv2d(conv)
     (fit.weight - conv.weight.detach()).square().sum().backward()
     assert fit.coefficients.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"rank": 2}, {"groups": 2}])
+def test_fx_traces_the_default_execution(images, kwargs):
+    """And so torchvision's feature extractor, the fusing and the quantising by torch.fx."""
+    for module in (layer(**kwargs), LinearConv2d(6, 8, 5, dtype=torch.float64, **kwargs)):
+        torch.testing.assert_close(torch.fx.symbolic_trace(module)(images), module(images))
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("execution", ["generate", "factored"])
+def test_an_ensemble_by_vmap(images, rank, execution):
+    members = [layer(rank=rank, execution=execution) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(members)
+    skeleton = copy.deepcopy(members[0]).to("meta")
+    for given in (images, images.to(memory_format=torch.channels_last)):
+        outputs = torch.func.vmap(
+            lambda p, b, given=given: torch.func.functional_call(skeleton, (p, b), (given,))
+        )(parameters, buffers)
+        expected = torch.stack([member(given) for member in members])
+        torch.testing.assert_close(outputs, expected)
+    losses = torch.func.vmap(correlation_loss)(parameters["primary"])
+    expected = torch.stack([correlation_loss(member.primary) for member in members])
+    torch.testing.assert_close(losses, expected)
 
 
 def test_unbatched_input_as_conv2d_takes_it(images):

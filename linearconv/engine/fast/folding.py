@@ -21,7 +21,11 @@ class FoldedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv, self.norm = conv, norm
-        self.factored = isinstance(conv, LinearConv2d) and conv.resolved_execution == "factored"
+        self.factored = (
+            isinstance(conv, LinearConv2d)
+            and conv.resolved_execution == "factored"
+            and conv.permutation is None
+        )
 
     def refresh(self) -> None:
         """Fold the current weights (of both modules, in their own precision)."""

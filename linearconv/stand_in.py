@@ -1,0 +1,63 @@
+"""What one convolution needs to stand in for another of a different class."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+"""The attributes of `torch.nn.Module` in which it keeps its hooks."""
+
+
+def check_plain(conv: nn.Module) -> None:
+    """Check that a module computes the convolution with its parameter `weight` and nothing else.
+
+    Raises:
+        ValueError: it does not, or it is not a 2-D convolution; the message says why.
+    """
+    kind = type(conv)
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"{kind.__name__} is not a torch.nn.Conv2d")
+    if "weight" not in conv._parameters:
+        raise ValueError(
+            "its weight is computed from other parameters (pruning, weight or spectral norm); "
+            "first make it a parameter again (prune.remove, remove_weight_norm, "
+            "parametrize.remove_parametrizations)"
+        )
+    for method in ("forward", "_conv_forward"):
+        if getattr(kind, method) is not getattr(nn.Conv2d, method) or method in vars(conv):
+            raise ValueError(
+                f"{kind.__name__} has a {method} of its own, so its output is not the convolution "
+                "with its weight"
+            )
+
+
+def conv_arguments(conv: nn.Conv2d) -> tuple[Any, ...]:
+    """The positional arguments that make a convolution of the same shape."""
+    return (
+        *(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding),
+        *(conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode),
+    )
+
+
+def inherit(new: Module, old: nn.Module, *, handles: bool = False) -> Module:
+    """Give a module the mode and the hooks of another; returns it.
+
+    Args:
+        new: the module.
+        old: the one that it stands in for.
+        handles: the handles of the hooks now remove them from both; otherwise the hooks are
+            copied, and both modules live on independently.
+    """
+    for name in HOOKS:
+        hooks = getattr(old, name)
+        setattr(new, name, hooks if handles else copy.copy(hooks))
+    return new.train(old.training)

@@ -1,0 +1,280 @@
+"""`convert` and `fuse` on networks that are not ours."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import parametrizations, prune
+
+from linearconv import (
+    LinearConv2d,
+    RegularizedConv2d,
+    convert,
+    correlation_loss,
+    fuse,
+    model_correlation_loss,
+)
+
+
+class Standardised(nn.Conv2d):
+    """As timm's StdConv2d: the convolution is not with its weight."""
+
+    def forward(self, input):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(input, weight, self.bias)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding="same", padding_mode="reflect"),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=4, bias=False),
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 16, 5, padding=4, dilation=2, groups=16),
+        nn.Conv2d(16, 9, 1),
+        nn.ConvTranspose2d(9, 4, 2),
+        nn.Conv2d(4, 12, 1, bias=False),
+        Standardised(12, 8, 3),
+        RegularizedConv2d(8, 8, 3),
+    )
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+
+def layer_named(report, name):
+    return next(layer for layer in report.layers if layer.name == name)
+
+
+def test_what_is_converted_and_why_not(images):
+    model = network()
+    report = convert(model)
+    assert report.model is model
+    kinds = {name: type(module).__name__ for name, module in model.named_children()}
+    assert [name for name, kind in kinds.items() if kind == "LinearConv2d"] == ["0", "2", "4"]
+    reasons = {layer.name: layer.skipped for layer in report.layers if layer.skipped}
+    assert "does not split 9 filters" in reasons["5"]
+    assert reasons["6"] == "ConvTranspose2d is not a torch.nn.Conv2d"
+    assert reasons["7"] == "no fewer parameters (60)"
+    assert "Standardised has a forward of its own" in reasons["8"]
+    assert reasons["9"] == "is a subclass, RegularizedConv2d"
+    for name, module in model.named_children():
+        if isinstance(module, nn.Conv2d):
+            count = sum(p.numel() for p in module.parameters())
+            assert layer_named(report, name).parameters_after == count
+    model(images).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_converting_twice_changes_nothing():
+    model = network()
+    convert(model)
+    modules = list(model.modules())
+    again = convert(model)
+    assert list(model.modules()) == modules
+    assert {layer.skipped for layer in again.layers} >= {"is a LinearConv2d"}
+    assert all(layer.skipped for layer in again.layers)
+
+
+def test_the_report_is_a_table_and_rows():
+    report = convert(nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(3, 5, 1)), rank=100)
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["layer", "weight", "before", "after"]
+    assert lines[1].split() == ["0", "16x16x3x3", "2,320", "1,296", "rank", "8"]
+    assert "skipped: alpha=0.5 does not split 5 filters" in lines[2]
+    assert lines[3].startswith("1 of 2 converted") and lines[3].endswith("% fewer parameters")
+    first, second = report.rows()
+    assert (first["rank"], first["shape"], first["skipped"]) == (8, (16, 16, 3, 3), None)
+    assert second["parameters_after"] == second["parameters_before"] == 20
+
+
+def test_everything_else_is_kept():
+    conv = nn.Conv2d(8, 16, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
+    conv.weight.requires_grad_(False)
+    model, seen = nn.Sequential(conv, nn.ReLU()).eval(), []
+    handle = conv.register_forward_hook(lambda *_: seen.append(1))
+    convert(model, warm_start=True)
+    layer = model[0]
+    assert isinstance(layer, LinearConv2d) and not layer.training
+    assert layer.primary.dtype == torch.float64
+    assert layer.primary.is_contiguous(memory_format=torch.channels_last)
+    trainable = {name for name, p in layer.named_parameters() if p.requires_grad}
+    assert trainable == {"bias"}
+    model(torch.randn(1, 8, 5, 5, dtype=torch.float64))
+    handle.remove()
+    model(torch.randn(1, 8, 5, 5, dtype=torch.float64))
+    assert seen == [1]
+
+
+def test_a_shared_convolution_stays_shared():
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.ModuleDict({"a": nn.Sequential(conv), "b": conv})
+    report = convert(model)
+    assert model["a"][0] is model["b"] and isinstance(model["b"], LinearConv2d)
+    assert [layer.name for layer in report.layers] == ["a.0"]
+    assert convert(nn.ModuleDict({"a": conv, "b": conv}), skip="b").layers[0].skipped
+
+
+def test_a_copy_and_a_bare_convolution():
+    model = network()
+    report = convert(model, inplace=False)
+    assert report.model is not model and type(model[0]) is nn.Conv2d
+    assert isinstance(report.model[0], LinearConv2d)
+    assert isinstance(convert(nn.Conv2d(8, 8, 3)).model, LinearConv2d)
+
+
+@pytest.mark.parametrize("skip", ["0", ["0", "4"], "[04]", "stem", ("stem.*",)])
+def test_skip_takes_names_and_patterns(skip):
+    model = nn.Sequential(*network())
+    model.add_module("stem", nn.Sequential(nn.Conv2d(8, 8, 3)))
+    report = convert(model, skip=skip)
+    skipped = {layer.name for layer in report.layers if layer.skipped == "as requested"}
+    names = [skip] if isinstance(skip, str) else skip
+    expected = {"[04]": {"0", "4"}, "stem": {"stem.0"}, "stem.*": {"stem.0"}}
+    assert skipped == set().union(*(expected.get(name, {name}) for name in names))
+
+
+def test_more_parameters_only_if_asked_for():
+    conv = nn.Conv2d(4, 64, 1)
+    assert "no fewer parameters" in convert(nn.Sequential(conv)).layers[0].skipped
+    report = convert(nn.Sequential(conv), min_reduction=False)
+    assert report.layers[0].parameters_after > report.layers[0].parameters_before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"alpha": 1.0}, "alpha must be between 0 and 1"),
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"skip": "stem"}, "skip='stem' matches no module; convolutions: 0, 2, 4"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_changed(arguments, words):
+    model = network()
+    with pytest.raises(ValueError, match=words):
+        convert(model, **arguments)
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_a_weight_that_is_not_finite_changes_nothing():
+    model = network()
+    with torch.no_grad():
+        model[4].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        convert(model, warm_start=True)
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_lazy_convolutions_are_refused():
+    with pytest.raises(ValueError, match="'0' has no shape yet"):
+        convert(nn.Sequential(nn.LazyConv2d(8, 3)))
+
+
+def test_pruned_and_normed_convolutions_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    parametrizations.weight_norm(model[1], "weight")
+    reasons = [layer.skipped for layer in convert(model).layers]
+    assert reasons[2] is None
+    assert all("its weight is computed from other parameters" in why for why in reasons[:2])
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, checkpoint_wrapper])
+def test_a_wrapped_layer_counts_once_in_the_loss(wrap):
+    layer = LinearConv2d(8, 8, 3)
+    model = nn.Sequential(wrap(layer))
+    assert model_correlation_loss(model).item() == pytest.approx(
+        correlation_loss(layer.primary).item()
+    )
+
+
+def in_place(layer):
+    layer.compile(backend="eager")
+    return layer
+
+
+@pytest.mark.parametrize("compiled", [torch.compile, in_place])
+def test_a_compiled_layer_is_refused_and_the_cure_named(compiled):
+    for change, layer in ((fuse, LinearConv2d(8, 8, 3)), (convert, nn.Conv2d(8, 8, 3))):
+        with pytest.raises(ValueError, match=r"layer '0.*compile the result"):
+            change(nn.Sequential(compiled(layer)))
+
+
+def test_a_network_that_was_compiled_as_a_whole_runs_the_new_layers():
+    model = torch.compile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), backend="eager")
+    images = torch.randn(1, 3, 5, 5)
+    before = model(images)
+    convert(model)
+    after = model(images)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(fuse(model)(images), after)
+
+
+def test_a_checkpointed_layer_is_fused():
+    model = nn.Sequential(checkpoint_wrapper(LinearConv2d(3, 8, 3)))
+    images = torch.randn(1, 3, 5, 5)
+    fused = fuse(model)
+    assert not any(isinstance(m, LinearConv2d) for m in fused.modules())
+    torch.testing.assert_close(fused(images), model(images))
+
+
+def test_pruned_coefficients_are_refused_and_the_cure_named():
+    layer = LinearConv2d(8, 8, 3)
+    prune.l1_unstructured(layer, "coefficients", 0.5)
+    images = torch.randn(1, 8, 5, 5)
+    expected = layer(images)
+    with pytest.raises(ValueError, match=r"prune.remove\(layer, 'coefficients'\)"):
+        fuse(nn.Sequential(layer))
+    prune.remove(layer, "coefficients")
+    torch.testing.assert_close(fuse(layer)(images), expected)
+
+
+def test_parametrised_filters_are_fused():
+    layer = LinearConv2d(8, 8, 3)
+    parametrizations.spectral_norm(layer, "primary")
+    layer.eval()
+    images = torch.randn(1, 8, 5, 5)
+    fused = fuse(nn.Sequential(layer))
+    assert type(fused[0]) is nn.Conv2d
+    torch.testing.assert_close(fused(images), layer(images))
+
+
+def test_fuse_keeps_hooks():
+    seen = []
+    layer = LinearConv2d(8, 8, 3)
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    fuse(nn.Sequential(layer))(torch.randn(1, 8, 5, 5))
+    fused = layer.fuse()
+    fused.register_forward_hook(lambda *_: seen.append(2))
+    layer(torch.randn(1, 8, 5, 5))
+    assert seen == [1, 1]
+
+
+def test_batch_norms_fold_into_a_fused_network(images):
+    model = network().eval()
+    convert(model, warm_start=True)
+    expected = model(images)
+    fused = fuse(model)
+    folded = torch.ao.quantization.fuse_modules(fused, [["2", "3"]])
+    torch.testing.assert_close(folded(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_converted_model_copies_pickles_and_reloads(images):
+    model = network()
+    with torch.no_grad():  # the last half spans best, so that outputs are permuted
+        model[0].weight[:8] *= 1e-3
+    convert(model, warm_start=True)
+    assert model[0].permutation is not None
+    model.eval()
+    expected = model(images)
+    fresh = network().eval()
+    convert(fresh)
+    fresh.load_state_dict(model.state_dict())
+    for other in (fresh, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other(images), expected, rtol=0, atol=0)
