@@ -6,15 +6,19 @@ repository and is not imported here.
 """
 
 from linearconv.convert import convert, fuse, set_execution
+from linearconv.deploy import deploy
 from linearconv.layer import LinearConv2d
 from linearconv.regularizer import RegularizedConv2d, correlation_loss, model_correlation_loss
+from linearconv.released import load_released
 
 __all__ = [
     "LinearConv2d",
     "RegularizedConv2d",
     "convert",
     "correlation_loss",
+    "deploy",
     "fuse",
+    "load_released",
     "model_correlation_loss",
     "set_execution",
 ]

@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parallel import DistributedDataParallel
 
 from linearconv.layer import LinearConv2d, split_filters
 from linearconv.stand_in import check_plain, conv_arguments, inherit
+from linearconv.table import aligned
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,8 @@ class Conversion:
         after = sum(layer.parameters_after for layer in self.layers)
         saved = f"{100 * (1 - after / before):.1f} % fewer parameters" if before else ""
         count = f"{converted} of {len(self.layers)} converted"
-        table = [header, *body, (count, "", f"{before:,}", f"{after:,}", saved)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-        lines = []
-        for name, shape, *numbers, remark in table:
-            cells = [name.ljust(widths[0]), shape.ljust(widths[1])]
-            cells += [n.rjust(w) for n, w in zip(numbers, widths[2:], strict=False)]
-            lines.append("  ".join([*cells, remark]).rstrip())
-        return "\n".join(lines)
+        total = (count, "", f"{before:,}", f"{after:,}", saved)
+        return aligned([header, *body, total], left=(0, 1, 4))
 
 
 def _remark(layer: ConvertedLayer) -> str:
@@ -106,9 +102,9 @@ def convert(
     """Replace the convolutions of any model by LinearConv2d.
 
     Replaced is each module whose type is exactly `torch.nn.Conv2d`, grouped and depth-wise ones
-    included. Shared modules stay shared; device, dtype, memory format, mode, hooks and
-    `requires_grad` are kept. Converting a converted model changes nothing. New parameters are new
-    to optimisers, so convert first.
+    included. Shared modules stay shared; device, dtype, memory format, mode, forward and backward
+    hooks and `requires_grad` are kept. Converting a converted model changes nothing. The new
+    parameters are unknown to optimisers and to wrappers for distributed training: convert first.
 
     Args:
         model: any module; not scripted and not compiled as a whole.
@@ -126,41 +122,47 @@ def convert(
         The report, with the model as `report.model`.
 
     Raises:
-        ValueError: alpha or rank is out of range, a name to skip matches nothing, or a
-            convolution is compiled, lazy, or has a weight that is not finite; nothing has been
-            changed.
+        ValueError: alpha or rank is out of range, a name to skip matches nothing, the model is
+            distributed, or a convolution is compiled, lazy, or has a weight that is not finite;
+            nothing has been changed.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
-    if rank is not None and rank < 1:
-        raise ValueError(f"rank must be at least 1 or None, got {rank}")
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise ValueError(f"rank must be a whole number of at least 1, or None, got {rank}")
     if not inplace:
         model = copy.deepcopy(model)
-    names = _names(model, _ConvNd)
+    names = named_modules_of(model, _ConvNd)
+    _check_whole(model, names)
+    owners = _owners(model)
     skipped = _matching(model, [skip] if isinstance(skip, str) else list(skip))
     layers, replacements = [], {}
     for conv, found in names.items():
-        if isinstance(conv, LazyModuleMixin):
-            raise ValueError(f"layer {found[0]!r} has no shape yet: run the model once before")
-        before = sum(p.numel() for p in conv.parameters())
-        shape, groups = tuple(conv.weight.shape), conv.groups
-        why = "as requested" if skipped & set(found) else _unsuitable(conv, alpha)
+        others = {name for p in conv.parameters(False) for name in owners[p]} - set(found)
+        if skipped & set(found):
+            why = "as requested"
+        elif others:
+            why = f"shares parameters with {', '.join(sorted(others))}"
+        else:
+            why = _unsuitable(conv, alpha, rank, min_reduction)
+        new = _linear(conv, alpha, rank, warm_start) if why is None else conv
+        layers.append(
+            ConvertedLayer(
+                name=found[0],
+                shape=tuple(conv.weight.shape),
+                groups=conv.groups,
+                parameters_before=sum(p.numel() for p in conv.parameters()),
+                parameters_after=sum(p.numel() for p in new.parameters()),
+                rank=new.rank if why is None else None,
+                error=_relative_error(new, conv) if why is None and warm_start else None,
+                skipped=why,
+            )
+        )
         if why is None:
-            primary, secondary = split_filters(conv.out_channels, alpha)
-            layer_rank = None if rank is None else min(rank, primary, secondary)
-            after = _parameters(conv, primary, secondary, layer_rank)
-            if min_reduction and after >= before:
-                why = f"no fewer parameters ({after:,})"
-        if why is not None:
-            layers.append(ConvertedLayer(found[0], shape, groups, before, before, skipped=why))
-            continue
-        new = _linear(conv, alpha, layer_rank, warm_start)
-        error = _relative_error(new, conv) if warm_start else None
-        layers.append(ConvertedLayer(found[0], shape, groups, before, after, layer_rank, error))
-        replacements[conv] = new
+            replacements[conv] = new
     for conv, new in replacements.items():
         inherit(new, conv, handles=True)
-    return Conversion(_replaced(model, replacements), tuple(layers))
+    return Conversion(replaced(model, replacements), tuple(layers))
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -172,8 +174,8 @@ def fuse(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a layer is compiled, or its parameters are pruned; the message says what to do.
     """
-    for layer, found in _names(model, LinearConv2d).items():
-        for name in ("primary", "coefficients", "coefficients1", "coefficients2"):
+    for layer, found in named_modules_of(model, LinearConv2d).items():
+        for name in ("primary", "coefficients", "coefficients1", "coefficients2", "bias"):
             if f"{name}_orig" in layer._parameters or f"{name}_g" in layer._parameters:
                 raise ValueError(
                     f"{name} of layer {found[0]!r} is computed from other parameters, which cannot "
@@ -181,7 +183,7 @@ def fuse(model: nn.Module) -> nn.Module:
                     f"remove_weight_norm(layer, {name!r}))"
                 )
     model = copy.deepcopy(model)
-    return _replaced(model, {layer: layer.fuse() for layer in _names(model, LinearConv2d)})
+    return replaced(model, {layer: layer.fuse() for layer in named_modules_of(model, LinearConv2d)})
 
 
 def set_execution(model: nn.Module, execution: str) -> None:
@@ -195,7 +197,7 @@ def set_execution(model: nn.Module, execution: str) -> None:
             module.execution = "generate" if grouped else execution
 
 
-def _names(model: nn.Module, kind: type[nn.Module]) -> dict[Any, list[str]]:
+def named_modules_of(model: nn.Module, kind: type[nn.Module]) -> dict[Any, list[str]]:
     """The modules of a kind with all their names.
 
     Raises:
@@ -206,7 +208,8 @@ def _names(model: nn.Module, kind: type[nn.Module]) -> dict[Any, list[str]]:
         if isinstance(module, kind):
             names.setdefault(module, []).append(name)
         # The wrapper of torch.compile keeps calling the module that it was made of.
-        compiled = module._modules.get("_orig_mod")
+        # (TorchScript's modules have items() alone.)
+        compiled = dict(module._modules.items()).get("_orig_mod")
         if isinstance(compiled, kind) or isinstance(module, kind) and module._compiled_call_impl:
             raise ValueError(
                 f"layer {name!r} is compiled (torch.compile): do this with the plain model, and "
@@ -215,42 +218,73 @@ def _names(model: nn.Module, kind: type[nn.Module]) -> dict[Any, list[str]]:
     return names
 
 
+def _owners(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """The names of the modules that have each parameter; those of a shared module are all named."""
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, []).append(name)
+    return owners
+
+
 def _matching(model: nn.Module, patterns: list[str]) -> set[str]:
     """The names of all modules that match a pattern, or are inside one that does."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     matching: set[str] = set()
     for pattern in patterns:
-        found = [name for name in names if fnmatchcase(name, pattern)]
+        found = [name for name in names if name and fnmatchcase(name, pattern)]
         if not found:
-            convolutions = ", ".join(n for found in _names(model, _ConvNd).values() for n in found)
+            convolutions = ", ".join(sum(named_modules_of(model, _ConvNd).values(), []))
             raise ValueError(f"skip={pattern!r} matches no module; convolutions: {convolutions}")
         inside = tuple(f"{name}." for name in found)
         matching |= {*found, *(name for name in names if name.startswith(inside))}
     return matching
 
 
-def _unsuitable(conv: _ConvNd, alpha: float) -> str | None:
+def _check_whole(model: nn.Module, names: dict[Any, list[str]]) -> None:
+    """Check that the convolutions have their weights, and nothing else refers to these.
+
+    Raises:
+        ValueError: a convolution is lazy, or the model is distributed.
+    """
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise ValueError("convert the model before DistributedDataParallel wraps it")
+    for conv, found in names.items():
+        if isinstance(conv, LazyModuleMixin):
+            raise ValueError(f"layer {found[0]!r} has no shape yet: run the model once before")
+        if hasattr(conv.weight, "full_tensor"):  # a DTensor
+            raise ValueError(f"layer {found[0]!r} is sharded: convert the model before sharding it")
+
+
+def _unsuitable(conv: _ConvNd, alpha: float, rank: int | None, min_reduction: bool) -> str | None:
     """Why a convolution is not converted, or None."""
     if isinstance(conv, LinearConv2d):
         return "is a LinearConv2d"
     try:
         check_plain(conv)
-        split_filters(conv.out_channels, alpha)
+        primary, secondary = split_filters(conv.out_channels, alpha)
     except ValueError as error:
         return str(error)
     if conv.weight.is_complex():
         return "is complex"
-    return None if type(conv) is nn.Conv2d else f"is a subclass, {type(conv).__name__}"
-
-
-def _parameters(conv: nn.Conv2d, primary: int, secondary: int, rank: int | None) -> int:
-    """Number of parameters of the LinearConv2d in place of a convolution."""
+    if type(conv) is not nn.Conv2d:
+        return f"is a subclass, {type(conv).__name__}"
+    rank = _rank(conv, alpha, rank)
     combining = primary * secondary if rank is None else (primary + secondary) * rank
-    bias = 0 if conv.bias is None else conv.out_channels
-    return primary * conv.weight[0].numel() + combining + bias
+    saved = secondary * conv.weight[0].numel() - combining
+    if min_reduction and saved <= 0:
+        return f"{-saved:,} parameters more" if saved else "as many parameters"
+    return None
+
+
+def _rank(conv: nn.Conv2d, alpha: float, rank: int | None) -> int | None:
+    """The rank that a layer in place of the convolution can have."""
+    return None if rank is None else min(rank, *split_filters(conv.out_channels, alpha))
 
 
 def _linear(conv: nn.Conv2d, alpha: float, rank: int | None, warm_start: bool) -> LinearConv2d:
+    """The layer in place of a convolution."""
+    rank = _rank(conv, alpha, rank)
     if warm_start:
         return LinearConv2d.from_conv2d(conv, alpha=alpha, rank=rank)
     layer = LinearConv2d(
@@ -270,7 +304,7 @@ def _relative_error(layer: LinearConv2d, conv: nn.Conv2d) -> float:
     return (missed / weight.norm().clamp_min(1e-300)).item()
 
 
-def _replaced(model: nn.Module, replacements: dict[Any, nn.Module]) -> nn.Module:
+def replaced(model: nn.Module, replacements: dict[Any, nn.Module]) -> nn.Module:
     """The model with its modules replaced, in all places."""
     if model in replacements:
         return replacements[model]

@@ -62,8 +62,8 @@ class LinearConv2d(nn.Conv2d):
       allowed here);
     * `bias` (F,), with `bias=True`.
 
-    The buffer `permutation` (F,) is None except in a layer that `from_conv2d` has fitted with
-    primary filters from anywhere: output k is row permutation[k] of [primary, secondary].
+    The buffer `primary_outputs` (F,) is None except in a layer that `from_conv2d` has fitted with
+    primary filters from anywhere: it is then nonzero at the outputs of the primary filters.
 
     `weight` is the generated (F, C/G, KH, KW) tensor: differentiable, recomputed at each access
     and read-only. Writing into it, as `nn.init.kaiming_normal_(layer.weight)` does, has no
@@ -151,7 +151,7 @@ class LinearConv2d(nn.Conv2d):
         else:
             self.coefficients1 = empty(primary, rank)
             self.coefficients2 = empty(rank, secondary)
-        self.register_buffer("permutation", None)
+        self.register_buffer("primary_outputs", None)
         self.reset_parameters()
 
     @property
@@ -217,10 +217,8 @@ class LinearConv2d(nn.Conv2d):
             channels_last = is_channels_last(self.primary)
             stored = self.primary.permute(0, 2, 3, 1) if channels_last else self.primary
             columns = append_combinations(stored.flatten(1).t(), self.factors, None)
-            weight = columns.t().unflatten(1, stored.shape[1:])
-            if channels_last:
-                weight = weight.permute(0, 3, 1, 2)
-            return self._permuted(weight, 0)
+            weight = self._permuted(columns.t(), 0).unflatten(1, stored.shape[1:])
+            return weight.permute(0, 3, 1, 2) if channels_last else weight
 
     @property
     def factors(self) -> tuple[Tensor, ...]:
@@ -247,38 +245,53 @@ class LinearConv2d(nn.Conv2d):
         factors = tuple(factor.to(primary.dtype) for factor in self.factors)
         if is_channels_last(primary):
             pixels = primary.permute(0, 2, 3, 1)  # (N, H', W', P), in memory order
-            if self.permutation is None:
+            if self.primary_outputs is None:
                 joined = append_combinations(pixels.flatten(0, 2), factors, bias)
-                return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
-            joined = append_combinations(pixels.flatten(0, 2), factors, None)
-            output = joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
-        else:
-            secondary = primary
-            for factor in factors:  # combine channels by a 1x1 convolution
-                secondary = F.conv2d(secondary, factor.t()[:, :, None, None])
-            output = torch.cat([primary, secondary], dim=-3)
-        output = self._permuted(output, -3)
+            else:
+                joined = append_combinations(pixels.flatten(0, 2), factors, None)
+                joined = self._permuted(joined, 1)
+                joined = joined if bias is None else joined + bias
+            return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
+        secondary = primary
+        for factor in factors:  # combine channels by a 1x1 convolution
+            secondary = F.conv2d(secondary, factor.t()[:, :, None, None])
+        output = self._permuted(torch.cat([primary, secondary], dim=-3), -3)
         return output if bias is None else output + bias.view(-1, 1, 1)
+
+    @property
+    def permutation(self) -> Tensor | None:
+        """(F,): output k is row permutation[k] of [primary, secondary]; None for the identity."""
+        if self.primary_outputs is None:
+            return None
+        first = self.primary_outputs != 0
+        secondary = self.primary.shape[0] - 1 + (~first).cumsum(0)
+        return torch.where(first, first.cumsum(0) - 1, secondary)
 
     def _permuted(self, joined: Tensor, dim: int) -> Tensor:
         """[primary, secondary] along `dim` in the order of the outputs."""
-        return joined if self.permutation is None else joined.index_select(dim, self.permutation)
+        permutation = self.permutation
+        return joined if permutation is None else joined.index_select(dim, permutation)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # A new layer has no permutation to load one into.
-        if self.permutation is None and f"{prefix}permutation" in state_dict:
-            self.permutation = torch.empty_like(
-                state_dict[f"{prefix}permutation"], device=self.primary.device
-            )
+        # Whether there is a permutation is part of what is loaded.
+        given = state_dict.get(f"{prefix}primary_outputs")
+        if given is not None and self.primary_outputs is None:
+            self.primary_outputs = torch.empty_like(given, device=self.primary.device)
+        elif given is None and f"{prefix}primary" in state_dict:
+            self.primary_outputs = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """A plain `torch.nn.Conv2d` with the same outputs and hooks, for inference."""
+        """A plain `torch.nn.Conv2d` with the same outputs, for inference.
+
+        Mode, forward and backward hooks, and `requires_grad` (that of `primary`) are kept.
+        """
         fused = nn.Conv2d(*conv_arguments(self), device="meta")
         fused.weight = nn.Parameter(self.weight.detach().clone())
         if self.bias is not None:
             fused.bias = nn.Parameter(self.bias.detach().clone())
+        fused.requires_grad_(self.primary.requires_grad)
         return inherit(fused, self)
 
     @classmethod
@@ -316,7 +329,7 @@ class LinearConv2d(nn.Conv2d):
         layer.primary.copy_(conv.weight[fit.primary])
         for factor, fitted in zip(layer.factors, fit.factors, strict=True):
             factor.copy_(fitted)
-        layer.permutation = fit.permutation
+        layer.primary_outputs = fit.primary_outputs
         if conv.bias is not None:
             layer.bias.copy_(conv.bias)
         layer.stored_as(conv)

@@ -18,7 +18,7 @@ HOOKS = (
 
 
 def check_plain(conv: nn.Module) -> None:
-    """Check that a module computes the convolution with its parameter `weight` and nothing else.
+    """Check that a module is the convolution with its parameters `weight` and `bias`, no more.
 
     Raises:
         ValueError: it does not, or it is not a 2-D convolution; the message says why.
@@ -26,10 +26,10 @@ def check_plain(conv: nn.Module) -> None:
     kind = type(conv)
     if not isinstance(conv, nn.Conv2d):
         raise ValueError(f"{kind.__name__} is not a torch.nn.Conv2d")
-    if "weight" not in conv._parameters:
+    if set(conv._parameters) != {"weight", "bias"} or conv._buffers or conv._modules:
         raise ValueError(
-            "its weight is computed from other parameters (pruning, weight or spectral norm); "
-            "first make it a parameter again (prune.remove, remove_weight_norm, "
+            "it has parameters, buffers or modules of its own (pruning, weight norm, observers); "
+            "first remove what they do (prune.remove, remove_weight_norm, "
             "parametrize.remove_parametrizations)"
         )
     for method in ("forward", "_conv_forward"):
@@ -49,7 +49,7 @@ def conv_arguments(conv: nn.Conv2d) -> tuple[Any, ...]:
 
 
 def inherit(new: Module, old: nn.Module, *, handles: bool = False) -> Module:
-    """Give a module the mode and the hooks of another; returns it.
+    """Give a module the mode and the forward and backward hooks of another; returns it.
 
     Args:
         new: the module.

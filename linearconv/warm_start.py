@@ -34,14 +34,15 @@ class FilterFit:
     amplification: float
 
     @property
-    def permutation(self) -> Tensor | None:
-        """(F,): filter k is row permutation[k] of [primary, secondary]; None for the identity."""
+    def primary_outputs(self) -> Tensor | None:
+        """(F,) uint8, nonzero for the primary filters; None if they are the first ones."""
+        if self.primary[-1] == len(self.primary) - 1:
+            return None
         count = len(self.primary) + self.factors[-1].shape[1]
-        order = torch.cat([self.primary, _others(self.primary, count)])
-        positions = torch.argsort(order)
-        return (
-            None if torch.equal(positions, torch.arange(count, device=order.device)) else positions
-        )
+        marks = torch.zeros(count, dtype=torch.uint8, device=self.primary.device)
+        # Not 1: averages of models (EMA) include buffers, and truncate 0.9999 of it to 0.
+        marks[self.primary] = 255
+        return marks
 
 
 def fit_filters(weight: Tensor, primary: int, rank: int | None) -> FilterFit:
@@ -62,7 +63,9 @@ def fit_filters(weight: Tensor, primary: int, rank: int | None) -> FilterFit:
     Raises:
         ValueError: a weight is not finite, or on the meta device.
     """
-    if weight.is_meta or not torch.isfinite(weight).all():
+    if weight.is_meta:
+        raise ValueError("a warm start needs weights, got a convolution on the meta device")
+    if not torch.isfinite(weight).all():
         raise ValueError("a warm start needs finite weights, got weights that are NaN or infinite")
     filters = weight.detach().double().flatten(1)
     # Coordinates in the span of the filters: the same geometry with at most F dimensions.

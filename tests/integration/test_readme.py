@@ -1,4 +1,4 @@
-"""What the README shows works as written."""
+"""What the README and the pages in docs/ show works as written."""
 
 import re
 import shlex
@@ -22,9 +22,31 @@ def test_commands_compose(command):
         compose(job, entry.removesuffix(".py"))
 
 
-@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S))
-def test_python_runs(code):
-    exec(compile(code, "README.md", "exec"), {})
+PAGES = {
+    path.name: blocks
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+    if (blocks := re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.M | re.S))
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs(page):
+    """The blocks of a page one after the other, as a reader would type them."""
+    namespace = {}
+    for code in PAGES[page]:
+        exec(compile(code, page, "exec"), namespace)
+
+
+def test_thop_counts_as_documented():
+    """The entry in docs/your_network.md, against the plain network."""
+    namespace = {}
+    for code in PAGES["your_network.md"]:
+        exec(compile(code, "your_network.md", "exec"), namespace)
+    profile, images = namespace["profile"], namespace["images"]
+    macs, _ = profile(namespace["plain"], inputs=(images,), verbose=False)
+    assert namespace["macs"] == macs
+    counted = sum(p.numel() for p in namespace["model"].parameters())
+    assert namespace["parameters"] == counted
 
 
 def test_the_named_runs_are_those_of_the_commands():

@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from linearconv import LinearConv2d, model_correlation_loss
+from linearconv import LinearConv2d, convert, model_correlation_loss
 
 PROCESSES = 2
 
@@ -29,6 +29,10 @@ def in_one_of_the_processes(rank, meeting_point):
     mesh = init_device_mesh("cpu", (PROCESSES,))
     for module in (model[0], model[2], model):
         fully_shard(module, mesh=mesh)
+    with pytest.raises(ValueError, match="convert the model before sharding"):
+        convert(fully_shard(nn.Sequential(nn.Conv2d(8, 8, 3)), mesh=mesh))
+    with pytest.raises(ValueError, match="before DistributedDataParallel"):
+        convert(nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(8, 8, 3))))
     loss().backward()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad.full_tensor(), gradient, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations, prune
@@ -61,7 +62,7 @@ def test_what_is_converted_and_why_not(images):
     reasons = {layer.name: layer.skipped for layer in report.layers if layer.skipped}
     assert "does not split 9 filters" in reasons["5"]
     assert reasons["6"] == "ConvTranspose2d is not a torch.nn.Conv2d"
-    assert reasons["7"] == "no fewer parameters (60)"
+    assert reasons["7"] == "12 parameters more"
     assert "Standardised has a forward of its own" in reasons["8"]
     assert reasons["9"] == "is a subclass, RegularizedConv2d"
     for name, module in model.named_children():
@@ -142,7 +143,8 @@ def test_skip_takes_names_and_patterns(skip):
 
 def test_more_parameters_only_if_asked_for():
     conv = nn.Conv2d(4, 64, 1)
-    assert "no fewer parameters" in convert(nn.Sequential(conv)).layers[0].skipped
+    assert convert(nn.Sequential(conv)).layers[0].skipped == "896 parameters more"
+    assert convert(nn.Sequential(nn.Conv2d(8, 16, 1))).layers[0].skipped == "as many parameters"
     report = convert(nn.Sequential(conv), min_reduction=False)
     assert report.layers[0].parameters_after > report.layers[0].parameters_before
 
@@ -151,7 +153,9 @@ def test_more_parameters_only_if_asked_for():
     ("arguments", "words"),
     [
         ({"alpha": 1.0}, "alpha must be between 0 and 1"),
-        ({"rank": 0}, "rank must be at least 1"),
+        ({"rank": 0}, "rank must be a whole number"),
+        ({"rank": 2.5}, "rank must be a whole number"),
+        ({"skip": ""}, "skip='' matches no module"),
         ({"skip": "stem"}, "skip='stem' matches no module; convolutions: 0, 2, 4"),
     ],
 )
@@ -182,7 +186,32 @@ def test_pruned_and_normed_convolutions_are_left_alone():
     parametrizations.weight_norm(model[1], "weight")
     reasons = [layer.skipped for layer in convert(model).layers]
     assert reasons[2] is None
-    assert all("its weight is computed from other parameters" in why for why in reasons[:2])
+    assert "parameters, buffers or modules of its own" in reasons[0]
+    assert "of its own" in reasons[1]
+    prune.remove(model[0], "weight")
+    prune.l1_unstructured(model[0], "bias", 0.5)
+    assert "of its own" in convert(model).layers[0].skipped
+
+
+def test_tied_weights_stay_tied():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    model[1].weight = model[0].weight
+    first, second = convert(model).layers
+    assert first.skipped == "shares parameters with 1"
+    assert second.skipped == "shares parameters with 0"
+    assert model[1].weight is model[0].weight
+
+
+def test_a_traced_part_is_left_as_it_is():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), torch.jit.trace(nn.ReLU(), torch.ones(1)))
+    convert(model)
+    assert type(fuse(model)[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_fuse_keeps_requires_grad(trainable):
+    layer = LinearConv2d(3, 8, 3).requires_grad_(trainable)
+    assert all(p.requires_grad == trainable for p in layer.fuse().parameters())
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, checkpoint_wrapper])
@@ -270,7 +299,7 @@ def test_a_converted_model_copies_pickles_and_reloads(images):
     with torch.no_grad():  # the last half spans best, so that outputs are permuted
         model[0].weight[:8] *= 1e-3
     convert(model, warm_start=True)
-    assert model[0].permutation is not None
+    assert sorted(model[0].permutation.tolist()) == list(range(16))
     model.eval()
     expected = model(images)
     fresh = network().eval()
@@ -278,3 +307,38 @@ def test_a_converted_model_copies_pickles_and_reloads(images):
     fresh.load_state_dict(model.state_dict())
     for other in (fresh, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(other(images), expected, rtol=0, atol=0)
+    unpermuted = network().eval()
+    convert(unpermuted)
+    model.load_state_dict(unpermuted.state_dict())
+    torch.testing.assert_close(model(images), unpermuted(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_an_average_of_models_keeps_the_order_of_outputs(images, decay):
+    model = nn.Sequential(nn.Conv2d(3, 64, 5))
+    with torch.no_grad():
+        model[0].weight[::2] *= 1e-3
+    convert(model, warm_start=True)
+    assert model[0].permutation is not None
+    averages = [ModelEmaV2(model, decay), ModelEmaV3(model, decay)]
+    swa = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(5):
+        for average in averages:
+            average.update(model)
+        swa.update_parameters(model)
+    for average in (*averages, swa):
+        torch.testing.assert_close(average.module(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_permuted_layer_stays_channels_last():
+    conv = nn.Conv2d(3, 16, 3).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        conv.weight[:8] *= 1e-3
+    layer = LinearConv2d.from_conv2d(conv)
+    assert layer.permutation is not None
+    images = torch.randn(2, 3, 7, 7).to(memory_format=torch.channels_last)
+    outputs = [layer.weight, layer.fuse().weight]
+    for execution in ("generate", "factored"):
+        layer.execution = execution
+        outputs.append(layer(images))
+    assert all(o.is_contiguous(memory_format=torch.channels_last) for o in outputs)

@@ -92,6 +92,8 @@ def test_a_requested_execution_is_not_measured(execution):
     before = executions(step)
     _, notes = captured_steps(step, ToyBatches(), lambda: tape, clock=never)
     assert executions(step) == before and list(notes) == ["steps"]
+    _, notes = captured_steps(step, ToyBatches(), lambda: tape, execution="auto", clock=never)
+    assert executions(step) == before and list(notes) == ["steps"]
 
 
 def test_an_execution_that_cannot_be_captured_is_left_out():
@@ -99,7 +101,9 @@ def test_an_execution_that_cannot_be_captured_is_left_out():
     step = new_step()
     steps, notes = captured_steps(step, ToyBatches(), lambda: next(captures), clock=never)
     assert isinstance(steps, CapturedSteps) and executions(step) == ["auto"] * 3
-    assert list(notes) == ["steps"]
+    assert notes["execution"] == "auto"  # a resumed run must not choose anew
+    assert list(notes["ms_per_step"]) == ["generate", "factored"]
+    assert all("could not be captured" in why for why in notes["ms_per_step"].values())
 
 
 def test_if_none_can_be_captured_the_rule_of_shape_stays():
@@ -170,7 +174,7 @@ def test_a_resumed_run_is_bit_identical_whatever_it_would_measure(tmp_path, like
     assert weights_sha256(other.model) != weights_sha256(whole.model)
 
 
-def test_cudnn_measures_its_algorithms_only_while_training_and_only_if_asked():
+def test_cudnn_measures_its_algorithms_only_within_a_run_and_only_if_asked():
     for asked in (True, False):
         model = AcceleratedModel(nn.Conv2d(1, 1, 1), Speed(cudnn_benchmark=asked))
         with model.rewritten():

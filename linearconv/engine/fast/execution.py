@@ -45,15 +45,15 @@ def captured_steps(
 
     Returns:
         The steps, and notes on them for the run's provenance: "steps" (see `checked_capture`) and,
-        where there was a choice, "execution" and "ms_per_step" with each execution (None if
-        `execution` was given).
+        where there was a choice, "execution" and "ms_per_step" with each execution, or why it
+        could not be captured (None if `execution` was given).
     """
     layers = [
         module
         for module in step.model.modules()
         if isinstance(module, LinearConv2d) and module.execution == "auto" and module.groups == 1
     ]
-    if execution is not None:
+    if execution is not None and layers:
         _set_execution(layers, execution)
         steps, note = checked_capture(step, batches, new_capture())
         return steps, {"steps": note, "execution": execution, "ms_per_step": None}
@@ -66,16 +66,17 @@ def captured_steps(
         for execution, (steps, _) in attempts.items()
         if isinstance(steps, CapturedSteps)
     }
-    if len(captured) < 2:
-        execution, timed = next(iter(captured), "auto"), {}
-    else:
+    seconds = {}
+    if len(captured) > 1:
         seconds = _seconds_per_step(step, batches, captured, clock)
-        execution = min(seconds, key=seconds.__getitem__)
-        ms = {name: round(1e3 * value, 4) for name, value in seconds.items()}
-        timed = {"execution": execution, "ms_per_step": ms}
+    execution = min(seconds, key=seconds.__getitem__) if seconds else next(iter(captured), "auto")
     _set_execution(layers, execution)
     steps, note = attempts[execution]
-    return steps, {"steps": note} | timed
+    if len(attempts) == 1:
+        return steps, {"steps": note}
+    ms = {name: round(1e3 * value, 4) for name, value in seconds.items()}
+    failed = {name: why for name, (_, why) in attempts.items() if name not in captured}
+    return steps, {"steps": note, "execution": execution, "ms_per_step": ms | failed}
 
 
 def _set_execution(layers: Sequence[LinearConv2d], execution: str) -> None:

@@ -24,7 +24,7 @@ class FoldedConv2d(nn.Module):
         self.factored = (
             isinstance(conv, LinearConv2d)
             and conv.resolved_execution == "factored"
-            and conv.permutation is None
+            and conv.primary_outputs is None
         )
 
     def refresh(self) -> None:

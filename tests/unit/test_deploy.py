@@ -1,0 +1,83 @@
+"""`deploy` keeps the faster form of each layer."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import nn
+
+from linearconv import LinearConv2d, deploy
+
+
+class Network(nn.Module):
+    """A layer that is used twice, a grouped one, and one that is never reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = LinearConv2d(8, 8, 3, padding=1)
+        self.grouped = LinearConv2d(8, 8, 3, groups=2, execution="generate")
+        self.last = LinearConv2d(8, 16, 3, rank=2)
+        self.unused = LinearConv2d(8, 8, 1)
+
+    def forward(self, images: torch.Tensor, scale: float) -> torch.Tensor:
+        images = self.twice(torch.relu_(self.twice(images)))
+        return self.last(self.grouped(images)) * scale
+
+
+@pytest.fixture
+def times(monkeypatch):
+    """Sets what is measured: milliseconds by form, in the order of the measurements."""
+
+    def measured(*results):
+        remaining = iter(results)
+        monkeypatch.setattr(
+            import_module("linearconv.deploy"), "_milliseconds", lambda *_: next(remaining)
+        )
+
+    return measured
+
+
+def test_each_layer_gets_the_faster_form_and_the_outputs_stay(times):
+    torch.manual_seed(0)
+    model, images = Network(), torch.randn(2, 8, 9, 9)
+    expected = model(images, 2.0)
+    times(
+        {"fused": 2.0, "factored": 1.0},  # twice
+        {"fused": 1.0, "factored": 2.0},  # last
+        {"fused": 8.0, "deployed": 6.0},  # the network
+    )
+    report = deploy(model, (images, 2.0))
+    deployed = report.model
+    assert isinstance(deployed.twice, LinearConv2d) and deployed.twice.execution == "factored"
+    assert {type(m) for m in (deployed.grouped, deployed.last, deployed.unused)} == {nn.Conv2d}
+    assert not deployed.training and not any(p.requires_grad for p in deployed.parameters())
+    torch.testing.assert_close(deployed(images, 2.0), expected)
+    assert model.training and model.twice.execution == "auto" and model.twice.primary.requires_grad
+    assert not model.twice._forward_pre_hooks and not deployed.twice._forward_pre_hooks
+
+    assert [(row["name"], row["choice"]) for row in report.rows()] == [
+        ("twice", "factored"),
+        ("grouped", "fused"),
+        ("last", "fused"),
+        ("unused", "fused"),
+    ]
+    lines = [line.split() for line in str(report).splitlines()]
+    assert lines[1] == ["twice", "2x8x9x9", "2.000", "1.000", "factored"]
+    assert lines[2] == ["grouped", "2x8x9x9", "fused"]
+    assert lines[4] == ["unused", "not", "reached", "fused"]
+    assert lines[5] == ["the", "network", "8.000", "6.000", "0.75", "of", "all", "fused"]
+
+
+def test_measured_for_real():
+    model, images = LinearConv2d(8, 8, 3), torch.randn(2, 8, 9, 9)
+    report = deploy(model, images, seconds=1e-3)
+    (layer,) = report.layers
+    faster = "fused" if layer.fused_ms < layer.factored_ms else "factored"
+    assert layer.choice == faster and 0 < layer.fused_ms < 1000
+    assert isinstance(report.model, LinearConv2d) == (faster == "factored")
+    torch.testing.assert_close(report.model(images), model(images))
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(ValueError, match="no LinearConv2d"):
+        deploy(nn.Conv2d(8, 8, 3), torch.randn(1, 8, 5, 5))
