@@ -3,6 +3,8 @@
 import re
 import shlex
 import subprocess
+from functools import cache
+from typing import Any
 
 import pytest
 
@@ -29,19 +31,25 @@ PAGES = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_python_runs(page):
-    """The blocks of a page one after the other, as a reader would type them."""
-    namespace = {}
+@cache
+def typed(page: str) -> dict[str, Any]:
+    """Everything defined after the blocks of a page, one after the other as a reader types them."""
+    namespace: dict[str, Any] = {}
     for code in PAGES[page]:
         exec(compile(code, page, "exec"), namespace)
+    return namespace
 
 
+@pytest.mark.xdist_group("pages")  # so that no page runs twice
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs(page):
+    assert typed(page)
+
+
+@pytest.mark.xdist_group("pages")
 def test_thop_counts_as_documented():
     """The entry in docs/your_network.md, against the plain network."""
-    namespace = {}
-    for code in PAGES["your_network.md"]:
-        exec(compile(code, "your_network.md", "exec"), namespace)
+    namespace = typed("your_network.md")
     profile, images = namespace["profile"], namespace["images"]
     macs, _ = profile(namespace["plain"], inputs=(images,), verbose=False)
     assert namespace["macs"] == macs

@@ -51,6 +51,7 @@ KEEPING = [
     "runtime.channels_last=false",
     "runtime.fold_batch_norms=false",
     "runtime.count_per_epoch=false",
+    "runtime.cudnn_benchmark=true",
     "runtime.pool_before_relu=false",
     "runtime.small_image_products=false",
     "runtime.keep_memory=false",
