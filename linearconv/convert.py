@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
 
-from linearconv.layer import LinearConv2d, split_filters
+from linearconv.layer import LinearConv2d, coefficient_count, split_filters
 from linearconv.stand_in import check_plain, conv_arguments, inherit
 from linearconv.table import aligned
 
@@ -107,7 +107,7 @@ def convert(
     parameters are unknown to optimisers and to wrappers for distributed training: convert first.
 
     Args:
-        model: any module; not scripted and not compiled as a whole.
+        model: any module. What is scripted in it is not converted.
         alpha: share of primary filters, in (0, 1).
         rank: None for the full coefficients, else their rank, in each layer at most min(P, S).
         skip: names of modules as in `model.named_modules()`, or patterns ("features.*"), whose
@@ -269,9 +269,8 @@ def _unsuitable(conv: _ConvNd, alpha: float, rank: int | None, min_reduction: bo
         return "is complex"
     if type(conv) is not nn.Conv2d:
         return f"is a subclass, {type(conv).__name__}"
-    rank = _rank(conv, alpha, rank)
-    combining = primary * secondary if rank is None else (primary + secondary) * rank
-    saved = secondary * conv.weight[0].numel() - combining
+    coefficients = coefficient_count(primary, secondary, _rank(conv, alpha, rank))
+    saved = secondary * conv.weight[0].numel() - coefficients
     if min_reduction and saved <= 0:
         return f"{-saved:,} parameters more" if saved else "as many parameters"
     return None

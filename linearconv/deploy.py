@@ -104,7 +104,7 @@ def deploy(
     with torch.inference_mode():
         reached = _inputs_of_layers(model, inputs)
         for layer, found in named_modules_of(model, LinearConv2d).items():
-            convolution = layer.fuse().requires_grad_(False)
+            convolution = fused.get_submodule(found[0])
             times, choice = {"fused": None, "factored": None}, "fused"
             if layer in reached and layer.groups == 1:
                 layer.execution = "factored"

@@ -41,6 +41,11 @@ def split_filters(filters: int, alpha: float) -> tuple[int, int]:
     return primary, filters - primary
 
 
+def coefficient_count(primary: int, secondary: int, rank: int | None) -> int:
+    """Number of coefficients of P primary and S secondary filters."""
+    return primary * secondary if rank is None else (primary + secondary) * rank
+
+
 def nearest_alphas(alpha: float, filters: int) -> str:
     """A message with the valid alphas, multiples of 1/`filters`, nearest to `alpha`."""
     below, above = math.floor(alpha * filters + 1e-9), math.ceil(alpha * filters - 1e-9)
@@ -180,8 +185,7 @@ class LinearConv2d(nn.Conv2d):
         if self.groups != 1:
             return "generate"
         primary, secondary = split_filters(self.out_channels, self.alpha)
-        rank = self.rank
-        combining = primary * secondary if rank is None else (primary + secondary) * rank
+        combining = coefficient_count(primary, secondary, self.rank)
         saved = secondary * self.in_channels * math.prod(self.kernel_size) - combining
         return "factored" if saved >= MACS_PER_OUTPUT * self.out_channels else "generate"
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from linearconv.engine.checkpoint import Checkpoints, save
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
+from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.optimizer import adam, load_state, set_lr
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
@@ -143,8 +144,9 @@ def fit(
 ) -> bool:
     """Train for the settings' number of epochs, with checkpoints at epoch boundaries.
 
-    A KeyboardInterrupt propagates; the epoch in progress is lost, and so are the epochs finished
-    since the last checkpoint (see `Speed.save_every_s`).
+    A KeyboardInterrupt propagates, but not while an epoch is saved and reported; the epoch in
+    progress is lost, and so are the epochs finished since the last checkpoint (see
+    `Speed.save_every_s`).
 
     Args:
         training: new, or loaded from a checkpoint.
@@ -184,13 +186,14 @@ def fit(
             for observer in observers:
                 observer.epoch_started(training.epoch + 1, epochs, len(batches.sizes))
             entry = train_epoch(training, steps, batches, observers)
-            training.curve.append(entry)
-            training.seconds.append(clock() - began)
-            start["last_epoch"] = training.epoch
-            saves.epoch_finished(last=training.epoch == epochs)
-            for observer in observers:
-                speed = batches.train_size / training.seconds[-1]
-                observer.epoch_finished(entry, speed, training.model)
+            with interrupts_deferred():
+                training.curve.append(entry)
+                training.seconds.append(clock() - began)
+                start["last_epoch"] = training.epoch
+                saves.epoch_finished(last=training.epoch == epochs)
+                for observer in observers:
+                    speed = batches.train_size / training.seconds[-1]
+                    observer.epoch_finished(entry, speed, training.model)
     return True
 
 

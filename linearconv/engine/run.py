@@ -20,6 +20,7 @@ from linearconv.engine.artifacts import (
 )
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.fast.speed import Speed
+from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
 from linearconv.engine.record import build_record, read_record, write_record
@@ -175,8 +176,9 @@ def execute(
                 deadline=deadline,
             )
         finally:
-            for observer in observers:
-                observer.close()
+            with interrupts_deferred():
+                for observer in observers:
+                    observer.close()
         return _publish(spec, training, checkpoints) if done else None
 
 

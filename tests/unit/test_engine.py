@@ -1,6 +1,8 @@
 """Seeding, steps, the loop, checkpoints and records, on a network of a few weights."""
 
 import json
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +220,43 @@ def interrupted(folder: Path, epoch: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(folder, observers=[Stop()])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_epoch_is_saved_and_reported(tmp_path, number):
+    """A KeyboardInterrupt within TensorBoard's queue could make closing it wait forever."""
+
+    def interrupt(signum, frame):  # as configs.cli handles SIGTERM
+        raise KeyboardInterrupt
+
+    seen = []
+
+    class Signalled:
+        def epoch_started(self, *args): ...
+        def step_done(self): ...
+        def close(self): ...
+
+        def epoch_finished(self, entry, *args):
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # an impatient user
+            seen.append(entry["epoch"])
+
+    before = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, observers=[Signalled(), Signalled()])
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert seen == [1, 1] and (tmp_path / "epoch-0001.pt").exists()
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(tmp_path)[1]))
+    thread.start()
+    thread.join()
+    assert done == [True]
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 3])
