@@ -51,9 +51,8 @@ def fit_filters(weight: Tensor, primary: int, rank: int | None) -> FilterFit:
     The choices tried are the first filters, those that span best (QR with column pivoting) and,
     with a rank, all but those that a subspace of R dimensions holds best. The one with the least
     error counts, rounding included; the first filters if they are nearly as good in the weight's
-    precision, since they need no permutation. Filters
-    that are combinations of P of them are represented exactly; of a rank R near S, they are not
-    always found.
+    precision, since they need no permutation. Filters that are combinations of P of them are
+    represented exactly; with a rank R near S, they are not always found.
 
     Args:
         weight: the filters (F, ...), real and finite.
