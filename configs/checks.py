@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from configs.groups import group_file, group_names
 from configs.schema import EvalConfig, TrainConfig
 from data import DATA
 from linearconv.engine.device import check_cuda
@@ -152,7 +153,8 @@ def _check_variant(config: TrainConfig) -> None:
         not (variant.linear and variant.widths == "matched"),
         f"variant.widths=matched is only valid for variant=e, got variant={variant.name}",
     )
-    if variant.name == "LRr":
+    ranked = [name for name in group_names("variant") if group_file("variant", name).get("rank")]
+    if variant.name in ranked:
         _require(
             variant.rank is not None and variant.rank > 0,
             f"variant.rank must be above 0, got {variant.rank}; for a full A, use variant=Lr",
@@ -160,9 +162,13 @@ def _check_variant(config: TrainConfig) -> None:
     else:
         _require(
             variant.rank is None,
-            f"variant.rank={variant.rank} is only valid for variant=LRr, "
+            f"variant.rank={variant.rank} is only valid for variant={' or '.join(ranked)}, "
             f"got variant={variant.name}",
         )
+    _require(
+        variant.linear or variant.rank is None,
+        f"variant {variant.name} has rank={variant.rank}, which needs linear: true",
+    )
     if variant.linear:
         _require_choice("variant.init", variant.init, INITS)
     else:

@@ -22,7 +22,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from configs.checks import check, check_ready
-from configs.compose import CONFIG_DIR, VERSION_BASE, compose, to_config, user_errors
+from configs.compose import VERSION_BASE, compose, to_config, user_errors
+from configs.groups import CONFIG_DIR, group_names
 from configs.schema import EvalConfig, TrainConfig
 from linearconv.errors import UserError
 
@@ -83,7 +84,7 @@ def usage(config_name: str) -> str:
     lines = [f"python {config_name}.py KEY=VALUE ...   (-m for a sweep, --cfg job for all keys)"]
     if config_name == "train":
         for group in ("model", "variant", "dataset", "recipe", "runtime"):
-            choices = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+            choices = group_names(group)
             lines.append(f"  {group}= {' '.join(choices)}")
         schema = TrainConfig
     else:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.checks import check
+from configs.groups import CONFIG_DIR, group_file, group_names
 from configs.schema import DatasetConfig, EvalConfig, TrainConfig, register_schemas
 from linearconv.errors import UserError
 
-CONFIG_DIR = Path(__file__).resolve().parent
 VERSION_BASE = "1.3"
 
 NOISE = re.compile(
@@ -85,10 +84,10 @@ def dataset_config(name: str) -> DatasetConfig:
     Raises:
         UserError: unknown dataset; the message lists the choices.
     """
-    known = sorted(path.stem for path in (CONFIG_DIR / "dataset").glob("*.yaml"))
+    known = group_names("dataset")
     if name not in known:
         raise UserError(f"unknown dataset {name!r}; choose from {', '.join(known)}")
-    values = OmegaConf.load(CONFIG_DIR / "dataset" / f"{name}.yaml")
+    values = group_file("dataset", name)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), values))
 
 

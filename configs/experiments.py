@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from configs.compose import CONFIG_DIR, compose
+from configs.compose import compose
+from configs.groups import CONFIG_DIR
 from configs.identity import Identity, identify, run_id
 from configs.schema import TrainConfig
 from linearconv.errors import UserError

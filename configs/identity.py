@@ -6,13 +6,13 @@ import hashlib
 import json
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from configs.compose import CONFIG_DIR, compose_raw
-from configs.schema import TrainConfig
+from configs.compose import compose_raw
+from configs.groups import group_file, group_names
+from configs.schema import TrainConfig, VariantConfig
 
 SCIENCE_VERSION = 1
 """Bumped when shared code changes what runs compute, which invalidates all older records."""
@@ -97,11 +97,18 @@ def run_id(identity: Identity) -> str:
 
 
 def variant_name(variant: dict[str, Any]) -> str:
-    """The paper's name for a variant: Conv, r, e, L, Lr or LRr."""
+    """The name of the variant in configs/variant that does the same, else the most similar of the
+    paper's: Conv, r, e, L, Lr or LRr.
+    """
     if variant["linear"]:
-        return "L" + ("R" if variant["rank"] else "") + ("r" if variant["regularized"] else "")
-    letters = ("e" if variant["widths"] == "matched" else "") + "r" * variant["regularized"]
-    return letters or "Conv"
+        paper = "L" + ("R" if variant["rank"] else "") + ("r" if variant["regularized"] else "")
+    else:
+        letters = ("e" if variant["widths"] == "matched" else "") + "r" * variant["regularized"]
+        paper = letters or "Conv"
+    for name in sorted(group_names("variant"), key=lambda name: (name != paper, name)):
+        if all(variant[key] == value for key, value in _variant_preset(name).items()):
+            return name
+    return paper
 
 
 def recipe_name(identity: Identity) -> str:
@@ -110,8 +117,8 @@ def recipe_name(identity: Identity) -> str:
         preset = _preset(name)
         recipe = dict(preset["recipe"])
         if recipe["lr"] is None:
-            recipe["lr"] = _group_file("model", identity["model"]["name"])["lr"]
-        dataset = _group_file("dataset", identity["dataset"]["name"])
+            recipe["lr"] = group_file("model", identity["model"]["name"])["lr"]
+        dataset = group_file("dataset", identity["dataset"]["name"])
         recipe |= {key: dataset[key] for key in ("augmentation", "normalisation")}
         regularizers = (None, preset["regularizer"])
         if identity["recipe"] == recipe and identity["regularizer"] in regularizers:
@@ -121,15 +128,16 @@ def recipe_name(identity: Identity) -> str:
 
 def _preset_names() -> list[str]:
     """The paper's recipe first: it is the most likely match, and composing a preset is slow."""
-    names = [path.stem for path in Path(CONFIG_DIR, "recipe").glob("*.yaml")]
-    return sorted(names, key=lambda name: (name != "paper", name))
+    return sorted(group_names("recipe"), key=lambda name: (name != "paper", name))
+
+
+@cache
+def _variant_preset(name: str) -> dict[str, Any]:
+    """What a variant in configs/variant does."""
+    preset = asdict(VariantConfig()) | group_file("variant", name)
+    return {key: preset[key] for key in ("linear", "regularized", "rank", "init", "widths")}
 
 
 @cache
 def _preset(name: str) -> dict[str, Any]:
     return OmegaConf.to_container(compose_raw([], f"recipe/{name}"))
-
-
-@cache
-def _group_file(group: str, name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / f"{name}.yaml"))

@@ -24,7 +24,7 @@ from torch import nn
 from configs import dataset_config
 from configs.cli import MISTAKE
 from data import ResidentBatches, load_dataset
-from data.image_folder import FolderBatches
+from data.folder_batches import FolderBatches
 from linearconv import convert, deploy, fuse, model_correlation_loss, set_execution
 from linearconv.complexity import count_macs
 from linearconv.engine.device import device_name, resolve_device

@@ -2,25 +2,24 @@
 
     python scripts/make_claims.py    # results/claims.{md,csv}; of other recipes results/claims/
 
-Also renews the block of verdicts in README.md, if the results are the repository's own. The claims
-are in configs/claims.yaml. The output depends only on the files in results/.
+Also renews the accuracies and the verdicts in README.md, if the results are the repository's own.
+The claims are in configs/claims.yaml. The output depends only on the files in results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
-from scripts.paper.claims_text import Judged, csv_text, judged, markdown, readme_block
+from scripts.paper.claims_text import Judged, claims_block, csv_text, judged, markdown
+from scripts.paper.readme import renewed, results_block
 from scripts.paper.results import RESULTS, Results, read_records, recipes
 
 README = RESULTS.parent / "README.md"
-MARKERS = "<!-- claims -->", "<!-- end of claims -->"
 
 
 def main() -> int:
@@ -31,14 +30,15 @@ def main() -> int:
     parser.add_argument("--results-dir", type=Path, default=RESULTS)
     args = parser.parse_args()
     try:
-        by_recipe = judge_recipes(args.results_dir)
-        for recipe, found in by_recipe.items():
+        results = results_by_recipe(args.results_dir)
+        claims = {recipe: judged(found) for recipe, found in results.items()}
+        for recipe, found in claims.items():
             name = "claims" if recipe == "paper" else f"claims/{recipe}"
             for kind, text in (("md", markdown), ("csv", csv_text)):
                 with atomic_write(args.results_dir / f"{name}.{kind}") as file:
                     file.write(text(recipe, found).encode())
         if args.results_dir.resolve() == RESULTS:
-            renew_readme(by_recipe)
+            renew_readme(results, claims)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
@@ -46,28 +46,19 @@ def main() -> int:
     return 0
 
 
-def judge_recipes(folder: Path) -> dict[str, Judged]:
-    """The judged claims of the paper's recipe, and of each other one that has runs."""
-    records, found = read_records(folder), {}
-    for recipe in recipes():
-        results = Results(folder, recipe, records)
-        if results.cells() or recipe == "paper":
-            found[recipe] = judged(results)
-    return found
+def results_by_recipe(folder: Path) -> dict[str, Results]:
+    """The results of the paper's recipe, and of each other one that has runs."""
+    records = read_records(folder)
+    found = {recipe: Results(folder, recipe, records) for recipe in recipes()}
+    return {name: results for name, results in found.items() if results.cells() or name == "paper"}
 
 
-def renew_readme(by_recipe: dict[str, Judged]) -> None:
-    """Replace what is between the markers in README.md."""
-    start, end = MARKERS
-    text = README.read_text()
-    block = f"{start}\n{readme_block(by_recipe)}\n{end}"
-    renewed, count = re.subn(
-        rf"{re.escape(start)}.*?{re.escape(end)}", lambda _: block, text, flags=re.S
-    )
-    if count != 1:
-        raise UserError(f"{README} must have the markers {start} and {end} once")
+def renew_readme(results: dict[str, Results], claims: dict[str, Judged]) -> None:
+    """Replace the generated blocks in README.md."""
+    blocks = {"results": results_block(results), "claims": claims_block(claims)}
+    text = renewed(README.read_text(), blocks)
     with atomic_write(README) as file:
-        file.write(renewed.encode())
+        file.write(text.encode())
 
 
 if __name__ == "__main__":

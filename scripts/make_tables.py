@@ -22,7 +22,7 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.formats import csv_text, latex, markdown
 from scripts.paper.options import add_options, recipe_folder
-from scripts.paper.results import Results, read_records, runs_frame
+from scripts.paper.results import Results, load_runs
 from scripts.paper.speeds import read_benchmarks
 from scripts.paper.tables import tables
 
@@ -42,7 +42,7 @@ def main() -> int:
         if args.frame is None:
             write_tables(args)
         else:
-            frame = runs_frame(read_records(args.results_dir))
+            frame = load_runs(args.results_dir)
             with atomic_write(args.frame) as file:
                 file.write(frame.to_csv(index=False, lineterminator="\n").encode())
             print(f"{args.frame}: {len(frame)} runs")

@@ -8,7 +8,7 @@ from functools import cache
 
 from omegaconf import OmegaConf
 
-from configs.compose import CONFIG_DIR
+from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
 from scripts.paper.printed import PaperRow, paper_rows
 

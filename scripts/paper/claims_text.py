@@ -145,7 +145,7 @@ def csv_text(recipe: str, found: Judged) -> str:
     )
 
 
-def readme_block(by_recipe: dict[str, Judged]) -> str:
+def claims_block(by_recipe: dict[str, Judged]) -> str:
     """A table of the verdicts on the last epoch, a column for each recipe."""
     columns = [found["last"] for found in by_recipe.values()]
     header = ["claim", *(f"recipe={name}" for name in by_recipe)]

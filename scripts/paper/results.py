@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from configs.compose import CONFIG_DIR
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
+from configs.groups import CONFIG_DIR, group_names
 from configs.identity import Identity, identity_hash, recipe_name, variant_name
 from linearconv.engine.record import read_record
 from linearconv.errors import UserError
@@ -32,8 +32,7 @@ CURVE = {"epoch", "test_acc", "train_acc", "correlation_loss"}
 
 def recipes() -> list[str]:
     """Names of the recipes, the paper's first."""
-    names = sorted(path.stem for path in (CONFIG_DIR / "recipe").glob("*.yaml"))
-    return sorted(names, key=lambda name: name != "paper")
+    return sorted(group_names("recipe"), key=lambda name: name != "paper")
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -80,16 +79,19 @@ def _is_epoch(entry: Any) -> bool:
     )
 
 
-def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row for each record, whether or not it fills a cell.
+def load_runs(folder: Path = RESULTS) -> pd.DataFrame:
+    """One row for each record of a results folder, whether or not it fills a cell.
 
     Returns:
         Columns: what was run (`run_id, dataset, model, variant, alpha, rank, recipe, epochs,
         precision, seed`), accuracies in percent, counts for one image, `seconds` (including
         evaluation), and of the process that finished it `device, threads, torch, commit, started`.
+
+    Raises:
+        UserError: see `read_records`, or a record lacks one of these.
     """
     rows = []
-    for record in records:
+    for record in read_records(folder):
         try:
             rows.append(_frame_row(record))
         except (KeyError, IndexError, TypeError) as error:

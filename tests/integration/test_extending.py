@@ -38,12 +38,32 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_a_model_is_a_file_and_a_yaml(checkout, digits_root):
+@pytest.fixture
+def train(checkout, digits_root):
+    """Trains an epoch in the checkout; returns the identity in the record."""
+
+    def run(name: str, *overrides: str) -> dict:
+        command = [sys.executable, "train.py", "dataset=digits", f"dataset.root={digits_root}"]
+        command += ["recipe.epochs=1", "dataset.limit_train=64", *overrides]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        (record,) = (checkout / "results/runs").glob(f"{name}-*.json")
+        return json.loads(record.read_text())["science"]
+
+    return run
+
+
+def test_a_model_is_a_file_and_a_yaml(checkout, train):
     (checkout / "models/tiny.py").write_text(MODEL)
     (checkout / "configs/model/tiny.yaml").write_text("name: tiny\nrevision: 1\nlr: 1.0e-3\n")
-    command = [sys.executable, "train.py", "model=tiny", "variant=Lr", "dataset=digits"]
-    command += [f"dataset.root={digits_root}", "recipe.epochs=1", "dataset.limit_train=64"]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    (record,) = (checkout / "results/runs").glob("digits-tiny-Lr-*.json")
-    assert json.loads(record.read_text())["science"]["model"]["name"] == "tiny"
+    identity = train("digits-tiny-Lr", "model=tiny", "variant=Lr")
+    assert identity["model"]["name"] == "tiny"
+
+
+def test_a_variant_is_a_yaml(checkout, train):
+    yaml = (checkout / "configs/variant/LRr.yaml").read_text()
+    yaml = yaml.replace("name: LRr", "name: LRr4").replace("rank: 10", "rank: 4")
+    (checkout / "configs/variant/LRr4.yaml").write_text(yaml)
+    identity = train("digits-base-LRr4", "model=base", "variant=LRr4")
+    assert identity["variant"]["rank"] == 4
+    train("digits-base-LRr", "model=base", "variant=LRr")  # keeps its name

@@ -12,7 +12,7 @@ from configs.experiments import TABLES, Cell, cell_runs, table_cells
 from linearconv.errors import UserError
 from scripts.paper.comparison import Accuracy
 from scripts.paper.printed import change, paper_rows
-from scripts.paper.results import Results, read_records, runs_frame
+from scripts.paper.results import Results, load_runs, read_records
 from scripts.paper.speeds import read_benchmarks
 from scripts.paper.text import accuracy_entry, times_flops, times_params
 from tests.records import add_runs, make_record, save_record
@@ -242,7 +242,7 @@ def test_the_default_alpha_of_cells_is_the_configs():
 def test_all_records_as_one_table(tmp_path):
     add_runs(tmp_path, LINEAR, [(80, 79), (81, 78)])
     add_runs(tmp_path, Cell("vgg11", "LRr", "cifar10", 0.25), [(70, 69)], recipe="short")
-    frame = runs_frame(read_records(tmp_path))
+    frame = load_runs(tmp_path)
     assert frame.run_id.is_unique and len(frame) == 3
     means = frame.groupby(["model", "variant", "recipe"]).test_acc_last.mean()
     assert means.to_dict() == {("base", "Lr", "paper"): 78.5, ("vgg11", "LRr", "short"): 69}

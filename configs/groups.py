@@ -1,0 +1,22 @@
+"""The yaml files of the config groups, as they are written."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+CONFIG_DIR = Path(__file__).resolve().parent
+
+
+def group_names(group: str) -> list[str]:
+    """The choices of a config group, sorted."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+@cache
+def group_file(group: str, name: str) -> dict[str, Any]:
+    """The values in configs/<group>/<name>.yaml."""
+    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / group / f"{name}.yaml"))
