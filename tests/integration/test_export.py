@@ -140,19 +140,21 @@ def real_digits(digits_root) -> torch.Tensor:
     return normalised(load_dataset(config, digits_root).train.images[:17], config)
 
 
-@pytest.mark.parametrize("form", ["folded", "factored"])
+@pytest.mark.parametrize(
+    ("form", "kind"), [("folded", "safetensors"), ("factored", "torch_export")]
+)
 @torch.no_grad()
-def test_depthwise_layers_are_exported(script, tmp_path, monkeypatch, form):
+def test_depthwise_layers_are_exported(script, tmp_path, monkeypatch, form, kind):
     """They cannot be factored, and generate their filters in the exported network."""
     monkeypatch.setattr("scripts.export.IMAGES", 8)
     name = published(tmp_path, "model=mobilenetv2", "variant=LRr", "dataset=cifar100")
-    path, where = tmp_path / "network.pt2", [f"--results-dir={tmp_path}"]
+    path, where = tmp_path / "network", [f"--results-dir={tmp_path}"]
     where += [f"--data-root={tmp_path}", f"--checkpoint-dir={tmp_path}"]
-    done = script("export", name, "--format=torch_export", "--form", form, "--out", path, *where)
+    done = script("export", name, "--format", kind, "--form", form, "--out", path, *where)
     assert done.code == 0, done.err
     assert "8 random images, since cifar100.npz is not in" in done.out
-    logits, _, shapes = loaded("torch_export", path)
-    assert any("coefficients" in tensor for tensor in shapes) == (form == "factored")
+    logits, _, shapes = loaded(kind, path)
+    assert any("coefficients" in tensor for tensor in shapes) is (form == "factored")
     assert logits(torch.randn(5, 3, 32, 32)).shape == (5, 100)
 
 
