@@ -26,7 +26,7 @@ from models import Variant, build_model
 
 def main(config: EvalConfig, overrides: list[str]) -> int:
     """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
-    path, checkpoint = find_checkpoint(config)
+    path, checkpoint = read_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
     batches = test_batches(
         identity, Path(config.dataset.root), batch_size=config.batch_size, device=device
@@ -45,25 +45,38 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
     return 0
 
 
-def find_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
-    """The file to evaluate and its content: a checkpoint or, without any, published weights."""
+def read_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
+    """The file to evaluate and its content: the named one, else the run's."""
     if config.checkpoint is not None:
         path = Path(config.checkpoint)
         published = path.suffix == ".safetensors"
         return path, read_weights(path, config.weights) if published else load(path)
-    checkpoints = Checkpoints(Path(config.checkpoint_dir) / config.run)
-    found = [checkpoints.best] if config.weights == "best" else checkpoints.epochs()[-1:]
+    return find_checkpoint(
+        config.run, config.weights, Path(config.checkpoint_dir), Path(config.results_dir)
+    )
+
+
+def find_checkpoint(
+    run: str, weights: str, checkpoint_dir: Path, results_dir: Path
+) -> tuple[Path, dict[str, Any]]:
+    """A run's best or last checkpoint or, without any, its published weights.
+
+    Raises:
+        UserError: there is neither; the message says what to do.
+    """
+    checkpoints = Checkpoints(checkpoint_dir / run)
+    found = [checkpoints.best] if weights == "best" else checkpoints.epochs()[-1:]
     for path in found:
         if path.exists():
             return path, load(path)
-    path = weights_path(Path(config.results_dir), config.run)
+    path = weights_path(results_dir, run)
     if not path.exists():
         raise UserError(
-            f"no {config.weights} checkpoint in {checkpoints.folder}/ and no {path}: train the run "
+            f"no {weights} checkpoint in {checkpoints.folder}/ and no {path}: train the run "
             "first (overwrite=true, if it has a record); networks with more than "
             f"{MAX_PARAMETERS:,} parameters publish no weights"
         )
-    return path, read_weights(path, config.weights)
+    return path, read_weights(path, weights)
 
 
 def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
@@ -83,6 +96,20 @@ def test_batches(
     identity: Identity, root: Path, *, batch_size: int, device: torch.device
 ) -> ResidentBatches:
     """The test images that a run was evaluated on, from the folder of packed datasets."""
+    spec = dataset_of(identity)
+    data = load_dataset(spec, root, limit_train=1, limit_test=identity["dataset"]["limit_test"])
+    return ResidentBatches(
+        data,
+        spec,
+        batch_size=batch_size,
+        eval_batch_size=batch_size,
+        seed=identity["seed"],
+        device=device,
+    )
+
+
+def dataset_of(identity: Identity) -> DatasetSpec:
+    """The dataset of a run, with the run's own normalisation; needs no file."""
     recipe, dataset = identity["recipe"], identity["dataset"]
     published = dataset_config(dataset["name"])
     spec = replace(
@@ -92,15 +119,7 @@ def test_batches(
     )
     if dataset["digest"] != published.published:  # a run on data of its own
         spec = replace(spec, digest=dataset["digest"], official_md5={})
-    data = load_dataset(spec, root, limit_train=1, limit_test=dataset["limit_test"])
-    return ResidentBatches(
-        data,
-        spec,
-        batch_size=batch_size,
-        eval_batch_size=batch_size,
-        seed=identity["seed"],
-        device=device,
-    )
+    return spec
 
 
 @torch.no_grad()

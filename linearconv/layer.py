@@ -255,7 +255,8 @@ class LinearConv2d(nn.Conv2d):
                 joined = append_combinations(pixels.flatten(0, 2), factors, None)
                 joined = self._permuted(joined, 1)
                 joined = joined if bias is None else joined + bias
-            return joined.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
+            # unflatten would fix the batch size where this is traced for ONNX.
+            return joined.view(*pixels.shape[:3], self.out_channels).permute(0, 3, 1, 2)
         secondary = primary
         for factor in factors:  # combine channels by a 1x1 convolution
             secondary = F.conv2d(secondary, factor.t()[:, :, None, None])

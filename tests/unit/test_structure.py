@@ -17,7 +17,7 @@ FLOORS = (
     ("data", "models"),
     ("configs",),
     ("train", "eval"),
-    ("scripts.bench", "scripts.jobs", "scripts.paper"),
+    ("scripts.bench", "scripts.deployment", "scripts.jobs", "scripts.paper"),
     ("scripts",),
 )
 """From the lowest to the highest; a module imports from its own floor or from a lower one."""
