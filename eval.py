@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs import EvalConfig, dataset_config
+from configs import EvalConfig, dataset_config, dataset_names
 from configs.cli import run_main
 from configs.identity import Identity
 from data import Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
+from data.own import describe
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
@@ -29,7 +30,11 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
     path, checkpoint = find_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
     batches = test_batches(
-        identity, Path(config.dataset.root), batch_size=config.batch_size, device=device
+        identity,
+        Path(config.dataset.root),
+        path=config.dataset.path,
+        batch_size=config.batch_size,
+        device=device,
     )
     model = trained_model(checkpoint, batches.spec).to(device)
     fused = fuse(model)
@@ -80,11 +85,16 @@ def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
 
 
 def test_batches(
-    identity: Identity, root: Path, *, batch_size: int, device: torch.device
+    identity: Identity,
+    root: Path,
+    *,
+    batch_size: int,
+    device: torch.device,
+    path: str | None = None,
 ) -> ResidentBatches:
-    """The test images that a run was evaluated on, from the folder of packed datasets."""
+    """The test images that a run was evaluated on, from the folder of packed datasets or `path`."""
     recipe, dataset = identity["recipe"], identity["dataset"]
-    published = dataset_config(dataset["name"])
+    published = dataset_of(dataset, path)
     spec = replace(
         published,
         augmentation=Augmentation(**recipe["augmentation"]),
@@ -101,6 +111,34 @@ def test_batches(
         seed=identity["seed"],
         device=device,
     )
+
+
+def dataset_of(dataset: dict[str, Any], path: str | None) -> DatasetSpec:
+    """The description of the dataset in an identity.
+
+    Args:
+        dataset: the identity's entry.
+        path: the dataset's file; None: the one in the folder of packed datasets.
+
+    Raises:
+        UserError: it was a file of the user's own, which is not given, or another one is.
+    """
+    name = dataset["name"]
+    described = dataset_config(name) if name in dataset_names() else None
+    if described is not None and (path is None or not described.own):
+        return replace(described, path=path)
+    if path is None:
+        raise UserError(
+            f"the run was trained on a file of your own, named {name}: give it as "
+            "dataset.path=<file>.npz"
+        )
+    found = describe(path, name)
+    if found.digest != dataset["digest"]:
+        raise UserError(
+            f"dataset.path={path} has other images or labels than the file that the run was "
+            f"trained on (sha256 {found.digest}, expected {dataset['digest']}): give that file"
+        )
+    return found
 
 
 @torch.no_grad()

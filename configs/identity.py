@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from configs.compose import CONFIG_DIR, compose_raw
+from configs.compose import CONFIG_DIR, compose_raw, dataset_names
 from configs.schema import TrainConfig
 
 SCIENCE_VERSION = 1
@@ -105,16 +105,20 @@ def variant_name(variant: dict[str, Any]) -> str:
 
 
 def recipe_name(identity: Identity) -> str:
-    """The preset in configs/recipe that has these values, else "custom"."""
+    """The preset in configs/recipe that has these values, else "custom".
+
+    A dataset without a config (dataset=custom) has no other augmentation to compare with.
+    """
+    actual, dataset = identity["recipe"], identity["dataset"]["name"]
+    usual = _group_file("dataset", dataset) if dataset in dataset_names() else actual
     for name in _preset_names():
         preset = _preset(name)
         recipe = dict(preset["recipe"])
         if recipe["lr"] is None:
             recipe["lr"] = _group_file("model", identity["model"]["name"])["lr"]
-        dataset = _group_file("dataset", identity["dataset"]["name"])
-        recipe |= {key: dataset[key] for key in ("augmentation", "normalisation")}
+        recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
         regularizers = (None, preset["regularizer"])
-        if identity["recipe"] == recipe and identity["regularizer"] in regularizers:
+        if actual == recipe and identity["regularizer"] in regularizers:
             return name
     return "custom"
 
