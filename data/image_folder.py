@@ -54,8 +54,8 @@ def read_folder(
     least one, are the test images: those whose files have the lowest sha256, whatever the files
     are called. Classes are the folders' names, sorted; files are found in folders below, too.
 
-    Images are resized to 32x32 (bilinear, antialiased), of those that are not square after their
-    longer side was cropped at the centre. If all are grey they have one channel, else three;
+    Images are resized so that their shorter side has 32 pixels (bilinear, antialiased), and the
+    longer side is cropped at the centre. If all are grey they have one channel, else three;
     transparency is dropped.
 
     Args:
