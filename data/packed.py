@@ -204,15 +204,9 @@ def _read_file(
         _check_kind(path, name, images, labels)
         arrays[f"{name}_images"] = images if images.ndim == 4 else images[..., None]
     classes = _class_names(path, arrays)
-    for name in ("train", "test"):
-        labels = arrays[f"{name}_labels"]
-        low, high = labels.min(), labels.max()
-        if low < 0 or high >= len(classes):
-            raise UserError(
-                f"{path}: {name}_labels contains labels from {low} to {high}, expected 0 to "
-                f"{len(classes) - 1}"
-            )
-        arrays[f"{name}_labels"] = labels.astype(np.int64)
+    for key in ("train_labels", "test_labels"):
+        _check_labels(path, key, arrays[key], len(classes))
+        arrays[key] = arrays[key].astype(np.int64)
     train, test = (_canonical(split) for split in _splits(arrays))
     digest = _digest(train, test)
     if DIGEST in arrays and digest != str(arrays[DIGEST]):
@@ -240,6 +234,15 @@ def _check_kind(path: Path, name: str, images: np.ndarray, labels: np.ndarray) -
         raise UserError(
             f"{path}: {name}_labels has type {labels.dtype} and shape {labels.shape}, expected "
             f"integers of shape {images.shape[:1]}, one for each of {name}_images"
+        )
+
+
+def _check_labels(path: Path, key: str, labels: np.ndarray, classes: int) -> None:
+    """Reject labels that are not in 0..classes - 1."""
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"{path}: {key} contains labels from {low} to {high}, expected 0 to {classes - 1}"
         )
 
 
