@@ -34,6 +34,7 @@ $(VENV)/.installed: pyproject.toml
 
 .PHONY: demo
 demo: setup  ## train VGG11-LRr on handwritten digits (about 2 minutes), everything under demo/
+	@mkdir -p demo/datasets
 	@$(RUN) train.py model=vgg11 variant=LRr dataset=digits recipe=demo $(DEMO)
 
 .PHONY: test

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs import EvalConfig, dataset_config
+from configs import EvalConfig, dataset_config, dataset_names
 from configs.cli import run_main
 from configs.identity import Identity
 from data import Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
+from data.own import describe
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
@@ -29,7 +30,11 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
     path, checkpoint = read_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
     batches = test_batches(
-        identity, Path(config.dataset.root), batch_size=config.batch_size, device=device
+        identity,
+        Path(config.dataset.root),
+        path=config.dataset.path,
+        batch_size=config.batch_size,
+        device=device,
     )
     model = trained_model(checkpoint, batches.spec).to(device)
     fused = fuse(model)
@@ -93,10 +98,15 @@ def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
 
 
 def test_batches(
-    identity: Identity, root: Path, *, batch_size: int, device: torch.device
+    identity: Identity,
+    root: Path,
+    *,
+    batch_size: int,
+    device: torch.device,
+    path: str | None = None,
 ) -> ResidentBatches:
-    """The test images that a run was evaluated on, from the folder of packed datasets."""
-    spec = dataset_of(identity)
+    """The test images that a run was evaluated on, from the folder of packed datasets or `path`."""
+    spec = dataset_of(identity, path)
     data = load_dataset(spec, root, limit_train=1, limit_test=identity["dataset"]["limit_test"])
     return ResidentBatches(
         data,
@@ -108,18 +118,46 @@ def test_batches(
     )
 
 
-def dataset_of(identity: Identity) -> DatasetSpec:
-    """The dataset of a run, with the run's own normalisation; needs no file."""
+def dataset_of(identity: Identity, path: str | None = None) -> DatasetSpec:
+    """The dataset of a run, with the run's own padding and normalisation.
+
+    Args:
+        identity: the run's.
+        path: the dataset's file; None: the one in the folder of packed datasets.
+
+    Raises:
+        UserError: it was a file of the user's own, which is not given, or another one is.
+    """
     recipe, dataset = identity["recipe"], identity["dataset"]
-    published = dataset_config(dataset["name"])
+    described = _described(dataset, path)
     spec = replace(
-        published,
+        described,
         augmentation=Augmentation(**recipe["augmentation"]),
         normalisation=Normalisation(**recipe["normalisation"]),
     )
-    if dataset["digest"] != published.published:  # a run on data of its own
+    if dataset["digest"] != described.published:  # a run on data of its own
         spec = replace(spec, digest=dataset["digest"], official_md5={})
     return spec
+
+
+def _described(dataset: dict[str, Any], path: str | None) -> DatasetSpec:
+    """The description of the dataset in an identity: its config, else that of the file."""
+    name = dataset["name"]
+    described = dataset_config(name) if name in dataset_names() else None
+    if described is not None and (path is None or not described.own):
+        return replace(described, path=path)
+    if path is None:
+        raise UserError(
+            f"the run was trained on a file of your own, named {name}: give it as "
+            "dataset.path=<file>.npz (in scripts: --data-path)"
+        )
+    found = describe(path, name)
+    if found.digest != dataset["digest"]:
+        raise UserError(
+            f"dataset.path={path} has other images or labels than the file that the run was "
+            f"trained on (sha256 {found.digest}, expected {dataset['digest']}): give that file"
+        )
+    return found
 
 
 @torch.no_grad()

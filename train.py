@@ -35,7 +35,14 @@ from linearconv.errors import UserError, first_line
 from models import Variant, architecture, build_model
 
 DEFAULT_THREADS = torch.get_num_threads()
-PATHS = ("results_dir", "checkpoint_dir", "log_dir", "dataset.root", "baseline_checkpoint")
+PATHS = (
+    "results_dir",
+    "checkpoint_dir",
+    "log_dir",
+    "dataset.root",
+    "dataset.path",
+    "baseline_checkpoint",
+)
 """Keys whose values are paths, which may be quoted."""
 
 

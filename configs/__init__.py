@@ -1,6 +1,6 @@
 """The Hydra config groups, and the code that composes and checks them."""
 
-from configs.compose import compose, dataset_config
+from configs.compose import compose, dataset_config, dataset_names
 from configs.identity import identify, run_id, variant_name
 from configs.schema import EvalConfig, TrainConfig
 
@@ -9,6 +9,7 @@ __all__ = [
     "TrainConfig",
     "compose",
     "dataset_config",
+    "dataset_names",
     "identify",
     "run_id",
     "variant_name",

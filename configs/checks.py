@@ -12,6 +12,8 @@ import torch
 from configs.groups import group_file, group_names
 from configs.schema import EvalConfig, TrainConfig
 from data import DATA
+from data.official import DATASETS
+from data.own import NAME
 from linearconv.engine.device import check_cuda
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
@@ -49,9 +51,12 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
     if baseline is None:
         _require(path is None, f"baseline_checkpoint is not used by model={name}: remove it")
         return
+    dataset = config.dataset.name
+    if config.dataset.path is not None and config.dataset.own:
+        dataset = f"custom dataset.path={config.dataset.path}"
     how = (
         f"train one with `python train.py model={baseline} variant=Conv "
-        f"dataset={config.dataset.name}` and give baseline_checkpoint=checkpoints/<run_id>/best.pt"
+        f"dataset={dataset}` and give baseline_checkpoint=checkpoints/<run_id>/best.pt"
     )
     _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
     _require(Path(path).is_file(), f"baseline_checkpoint={path} not found: {how}")
@@ -105,6 +110,16 @@ def _check_dataset(config: TrainConfig) -> None:
             limit is None or limit <= size,
             f"dataset.{key}={limit} is more than the {size} images of {dataset.name}",
         )
+    _require(
+        not dataset.own or NAME.fullmatch(dataset.name) is not None,
+        f"dataset.name={dataset.name} must have lower-case letters, digits and underscores only: "
+        "it begins the run_id",
+    )
+    _require(
+        not dataset.own or dataset.name not in DATASETS,
+        f"dataset.name={dataset.name} is a published dataset: give yours another name, e.g. "
+        f"dataset.name=my_{dataset.name}, or use dataset={dataset.name}",
+    )
     images = dataset.limit_train or dataset.train_size
     _require(
         fraction == 0 or 0 < round(fraction * images) < images,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 import hydra
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.checks import check
 from configs.groups import CONFIG_DIR, group_file, group_names
 from configs.schema import DatasetConfig, EvalConfig, TrainConfig, register_schemas
+from data.own import describe
 from linearconv.errors import UserError
 
 VERSION_BASE = "1.3"
@@ -27,7 +29,13 @@ NOISE = re.compile(
 """Lines of error messages that describe Hydra or OmegaConf internals, or suggest adding a key that
 nothing would read."""
 
+CUSTOM = "custom"
+"""The dataset whose config is computed from its file."""
+
 register_schemas()
+OmegaConf.register_new_resolver(
+    "from_file", lambda path, key: attrgetter(key)(describe(path)), replace=True
+)
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> TrainConfig | EvalConfig:
@@ -60,9 +68,11 @@ def to_config(composed: DictConfig) -> TrainConfig | EvalConfig:
     """Convert Hydra's config tree to the dataclasses of `configs.schema`, interpolations resolved.
 
     Raises:
-        UserError: a key that is not in the schema was added with "+key=".
+        UserError: a key that is not in the schema was added with "+key=", or the file of
+            dataset=custom cannot be used.
     """
-    config = OmegaConf.to_object(composed)
+    with user_errors():
+        config = OmegaConf.to_object(composed)
     unknown = list(_unknown_keys(config))
     if unknown:
         raise UserError(f"unknown key: {', '.join(unknown)}; nothing would read it")
@@ -78,13 +88,18 @@ def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _unknown_keys(child, f"{prefix}{name}.")
 
 
+def dataset_names() -> list[str]:
+    """The datasets that have a config of their own, sorted."""
+    return [name for name in group_names("dataset") if name != CUSTOM]
+
+
 def dataset_config(name: str) -> DatasetConfig:
     """The config of one dataset, from configs/dataset/<name>.yaml.
 
     Raises:
         UserError: unknown dataset; the message lists the choices.
     """
-    known = group_names("dataset")
+    known = dataset_names()
     if name not in known:
         raise UserError(f"unknown dataset {name!r}; choose from {', '.join(known)}")
     values = group_file("dataset", name)
@@ -97,8 +112,17 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
+        if (ours := _user_error_behind(error)) is not None:
+            raise ours from None
         text = str(error)
         if error.__cause__ is not None and str(error.__cause__) not in text:
             text += f"\n{error.__cause__}"
         lines = [line for line in text.splitlines() if line and not NOISE.match(line)]
         raise UserError("\n".join(lines)) from None
+
+
+def _user_error_behind(error: BaseException | None) -> UserError | None:
+    """The `UserError` of a resolver, which OmegaConf wraps in exceptions of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from configs.compose import compose_raw
+from configs.compose import compose_raw, dataset_names
 from configs.groups import group_file, group_names
 from configs.schema import TrainConfig, VariantConfig
 
@@ -112,16 +112,20 @@ def variant_name(variant: dict[str, Any]) -> str:
 
 
 def recipe_name(identity: Identity) -> str:
-    """The preset in configs/recipe that has these values, else "custom"."""
+    """The preset in configs/recipe that has these values, else "custom".
+
+    A dataset without a config (dataset=custom) has no other augmentation to compare with.
+    """
+    actual, dataset = identity["recipe"], identity["dataset"]["name"]
+    usual = group_file("dataset", dataset) if dataset in dataset_names() else actual
     for name in _preset_names():
         preset = _preset(name)
         recipe = dict(preset["recipe"])
         if recipe["lr"] is None:
             recipe["lr"] = group_file("model", identity["model"]["name"])["lr"]
-        dataset = group_file("dataset", identity["dataset"]["name"])
-        recipe |= {key: dataset[key] for key in ("augmentation", "normalisation")}
+        recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
         regularizers = (None, preset["regularizer"])
-        if identity["recipe"] == recipe and identity["regularizer"] in regularizers:
+        if actual == recipe and identity["regularizer"] in regularizers:
             return name
     return "custom"
 

@@ -147,9 +147,10 @@ class TrainConfig:
 
 @dataclass
 class EvalDatasetConfig:
-    """The folder of the dataset's file; the checkpoint determines which dataset it is."""
+    """Where the dataset is; the checkpoint determines which dataset it is."""
 
     root: str = "${oc.env:LINEARCONV_DATA,datasets}"
+    path: str | None = None
 
 
 @dataclass
@@ -165,6 +166,7 @@ class EvalConfig:
         checkpoint_dir: the checkpoints of a run are in <checkpoint_dir>/<run_id>/.
         results_dir: published weights are in <results_dir>/weights/<run_id>.safetensors.
         dataset.root: the folder of packed datasets; default: $LINEARCONV_DATA, else datasets.
+        dataset.path: the dataset's file, if it is not <name>.npz in that folder.
     """
 
     run: str | None = None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from functools import cached_property
 from pathlib import Path
 
-from data.packed import Dataset, packed_path, read_names, read_packed
+from data.packed import Dataset, file_of, packed_path, read_names, read_packed
 from data.spec import DatasetSpec
 from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
+DEFAULT_ROOT = "datasets"
+CHECKOUT = Path(__file__).resolve().parents[1]
+
 
 class DatasetFile:
-    """`<root>/<name>.npz`, downloaded and packed on first use.
+    """`<root>/<name>.npz`, downloaded and packed on first use, or `spec.path`, read in place.
 
     Args:
         spec: the dataset, and what its file must contain.
@@ -23,7 +27,7 @@ class DatasetFile:
 
     def __init__(self, spec: DatasetSpec, root: Path) -> None:
         self.spec, self.root = spec, root.expanduser()
-        self.path = packed_path(spec.name, self.root)
+        self.path = file_of(spec, self.root)
 
     @cached_property
     def digest(self) -> str:
@@ -79,6 +83,11 @@ class DatasetFile:
     def unknown(self) -> str:
         """Why the file is not known to have the published data, for messages."""
         spec, digest = self.spec, self._dataset.digest
+        if spec.digest and spec.own:
+            return (
+                f"{self.path} (sha256 {digest}) is not the {spec.name} that its yaml describes "
+                f"({spec.digest}): `python scripts/prepare_data.py --overwrite` writes both"
+            )
         if spec.digest:
             return (
                 f"{self.path} differs from the published {spec.name} in images or labels (sha256 "
@@ -96,8 +105,25 @@ class DatasetFile:
         return read_packed(self.spec, self.root)
 
     def _fetch(self) -> None:
-        if not self.path.exists():
-            from data.official import pack
+        """Download a published dataset without a file; of others, reading says what to do."""
+        spec = self.spec
+        if self.path.exists() or spec.own or spec.path is not None:
+            return
+        from data.official import pack
 
-            log.info("%s not found: fetching %s", self.path, self.spec.name)
-            pack(self.spec.name, self.root, official_md5=self.spec.official_md5)
+        self._check_root()
+        log.info("%s not found: fetching %s", self.path, spec.name)
+        pack(spec.name, self.root, official_md5=spec.official_md5)
+
+    def _check_root(self) -> None:
+        """Refuse to download into a folder that may be a typing error: only the default is made."""
+        made = (Path(DEFAULT_ROOT).resolve(), CHECKOUT / DEFAULT_ROOT)
+        if self.root.exists() or self.root.resolve() in made:
+            return
+        usual = packed_path(self.spec.name, Path(os.environ.get("LINEARCONV_DATA", DEFAULT_ROOT)))
+        raise UserError(
+            f"dataset.root={self.root} does not exist, so nothing was downloaded. The default is "
+            f"{usual.parent}/, where {usual.name} is {'' if usual.exists() else 'not '}present. "
+            f"Correct dataset.root, or create the folder (mkdir -p {self.root}) to download "
+            f"{self.spec.name} into it"
+        )

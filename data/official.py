@@ -51,6 +51,12 @@ def pack(
     """
     root, md5 = root.expanduser(), official_md5 or {}
     raw, path = root / "raw" / name, packed_path(name, root)
+    if name not in DATASETS:
+        raise UserError(
+            f"{path} not found, and data/official.py does not know how to download {name}: copy "
+            f"the packed file there, or set `own: true` in configs/dataset/{name}.yaml and pack "
+            "your images (docs/datasets.md)"
+        )
     try:
         raw.mkdir(parents=True, exist_ok=True)
         # Only one of several processes downloads.

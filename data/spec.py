@@ -54,6 +54,8 @@ class DatasetSpec:
         augmentation: crop and flip.
         digest: sha256 of the data in canonical order, or None if not known yet.
         official_md5: MD5 of each official file by name; stands for a digest that is not known.
+        own: made of a user's own images; there is nothing to download.
+        path: its file, if that is not <name>.npz in the folder of datasets.
     """
 
     name: str
@@ -67,6 +69,8 @@ class DatasetSpec:
     augmentation: Augmentation
     digest: str | None = None
     official_md5: dict[str, str] = field(default_factory=dict)
+    own: bool = False
+    path: str | None = None
 
     @property
     def published(self) -> str | None:

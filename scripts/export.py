@@ -85,6 +85,7 @@ def _arguments() -> argparse.Namespace:
         default=os.environ.get("LINEARCONV_DATA", "datasets"),
         help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
     )
+    parser.add_argument("--data-path", help="the .npz of a run with dataset=custom")
     return parser.parse_args()
 
 
@@ -100,7 +101,7 @@ def export(args: argparse.Namespace) -> None:
     paths = [path, *([path.with_name(f"{path.stem}-int8{path.suffix}")] if args.int8 else [])]
     _check_request(args, paths)
     _, checkpoint = find_checkpoint(args.run, args.weights, args.checkpoint_dir, args.results_dir)
-    spec = dataset_of(checkpoint["science"])
+    spec = dataset_of(checkpoint["science"], args.data_path)
     model = trained_model(checkpoint, spec)
     network, about = in_form(model, args.form, checkpoint, spec)
     about["weights"] = args.weights

@@ -1,8 +1,16 @@
-"""Download datasets and pack each into one file: python scripts/prepare_data.py cifar10.
+"""Pack a dataset into one file: python scripts/prepare_data.py cifar10.
 
 The packed file <root>/<name>.npz is all that training reads; copy it to machines without
 network access. Official files (archives, or unpacked as torchvision does) that are already in
 <root>/raw/<name>/ or in <root> are not downloaded again.
+
+Images of your own, with one folder per class:
+
+    python scripts/prepare_data.py --from-folder photos --name birds
+    python train.py dataset=birds model=base variant=Lr
+
+This packs <root>/birds.npz and describes it in configs/dataset/birds.yaml; docs/datasets.md has
+the details.
 """
 
 from __future__ import annotations
@@ -11,24 +19,58 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from configs import dataset_config
 from configs.cli import MISTAKE
+from configs.own_dataset import check_new_name, write_config
 from data import DatasetFile
+from data.image_folder import read_folder
 from data.official import DATASETS, pack
-from data.packed import read_packed
+from data.own import describe
+from data.packed import KEYS, packed_path, read_file, read_packed, write_packed
 from linearconv.errors import UserError
 
 
 def main() -> int:
-    """Pack and describe each named dataset; returns the exit code."""
-    names = ", ".join(sorted(DATASETS))
+    """Pack and describe datasets; returns the exit code."""
+    parser = options()
+    args = parser.parse_args()
+    own = args.from_folder is not None or args.from_npz is not None
+    if own == bool(args.names) or not DATASETS.keys() >= set(args.names):
+        parser.error(
+            f"give one or more of {', '.join(sorted(DATASETS))}, or else --from-folder or "
+            f"--from-npz; got {' '.join(args.names) or 'nothing'}"
+        )
+    if own == (args.name is None):
+        parser.error("--name NAME belongs to --from-folder and --from-npz, which need it")
+    if args.test_fraction is not None and args.from_folder is None:
+        parser.error("--test-fraction belongs to --from-folder")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if own:
+            print(pack_own(args))
+        for name in args.names:
+            print(pack_and_describe(name, Path(args.root), download=not args.offline))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    return 0
+
+
+def options() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="+", choices=sorted(DATASETS), metavar="NAME", help=f"one or more of {names}"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one or more of {', '.join(sorted(DATASETS))}",
     )
     parser.add_argument(
         "--root",
@@ -41,15 +83,70 @@ def main() -> int:
         action="store_true",
         help="never download: the official files are in <root>/raw/<name>/ or in <root>",
     )
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    own = parser.add_argument_group("images of your own")
+    source = own.add_mutually_exclusive_group()
+    source.add_argument(
+        "--from-folder", type=Path, metavar="DIR", help="DIR/<class>/, or DIR/{train,test}/<class>/"
+    )
+    source.add_argument("--from-npz", type=Path, metavar="FILE", help="arrays in an .npz file")
+    own.add_argument("--name", help="name of the dataset: lower-case letters, digits, underscores")
+    own.add_argument(
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="share of each class to test on, if DIR has no test/ or val/ (default: 0.2)",
+    )
+    own.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="mirror half the training images; wrong for digits and letters (default: no)",
+    )
+    own.add_argument("--overwrite", action="store_true", help="replace a dataset of your own")
+    return parser
+
+
+def pack_own(args: argparse.Namespace) -> str:
+    """Pack a user's images, write their config and describe what was done."""
+    path = packed_path(args.name, args.root.expanduser())
+    check_new_name(args.name, path, overwrite=args.overwrite)
+    if args.from_folder is not None:
+        folder = args.from_folder.expanduser()
+        arrays, notes = read_folder(folder, test_fraction=args.test_fraction)
+    else:
+        arrays, notes = read_npz(args.from_npz.expanduser()), []
+    write_packed(path, arrays)
     try:
-        for name in args.names:
-            print(pack_and_describe(name, Path(args.root), download=not args.offline))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return MISTAKE
-    return 0
+        spec = describe(path, args.name)
+    except UserError:
+        path.unlink()
+        raise
+    spec = replace(spec, augmentation=replace(spec.augmentation, flip=args.flip))
+    config = write_config(spec)
+    shape = "x".join(map(str, (spec.image_size, spec.image_size, spec.channels)))
+    return "\n".join(
+        [
+            f"{path}: {spec.train_size} training and {spec.test_size} test images ({shape}), "
+            f"{spec.classes} classes, sha256 {spec.digest}",
+            *notes,
+            f"mirrored in training: {'yes' if args.flip else 'no (--flip)'}",
+            f"described in {config}; train with `python train.py dataset={spec.name} model=base "
+            "variant=Lr`",
+        ]
+    )
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a user's file, checked, in the form that packed files have.
+
+    Raises:
+        UserError: the file is missing, or cannot be trained on.
+    """
+    describe(path)
+    dataset = read_file(path)
+    splits = (dataset.train, dataset.test)
+    arrays = [part for split in splits for part in (split.images, split.labels)]
+    return dict(zip(KEYS, [*arrays, np.array(dataset.classes)], strict=True))
 
 
 def pack_and_describe(name: str, root: Path, *, download: bool) -> str:

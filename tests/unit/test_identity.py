@@ -117,6 +117,8 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
         "recipe.optimizer",
         "dataset.name",
         "dataset.official_md5",
+        "dataset.own",
+        "dataset.path",  # where the file is, not what is in it
         "dataset.channels",
         "dataset.image_size",
         "dataset.train_size",

@@ -1,0 +1,206 @@
+"""Image files in one folder per class, made into the arrays of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data.batches import SIZE
+from linearconv.errors import UserError
+
+Files = dict[str, list[Path]]
+"""The image files of each class."""
+
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
+"""Exceptions of Pillow for files that are no images, or damaged ones."""
+
+SHOWN = 5
+"""Files named in an error message."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image file.
+
+    Attributes:
+        pixels: (32, 32, 3) uint8.
+        size: width and height in the file.
+        sha256: of the file.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    sha256: bytes
+
+
+def read_folder(
+    folder: Path, *, test_fraction: float | None = None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read the images in `<folder>/train/<class>/` and `test/<class>/` or in `<folder>/<class>/`.
+
+    Without a folder for test images (`test` or `val`), `test_fraction` of each class's images, at
+    least one, are the test images: those whose files have the lowest sha256, whatever the files
+    are called. Classes are the folders' names, sorted; files are found in folders below, too.
+
+    Images are resized so that their shorter side has 32 pixels (bilinear, antialiased), and the
+    longer side is cropped at the centre. If all are grey they have one channel, else three;
+    transparency is dropped.
+
+    Args:
+        folder: the folder.
+        test_fraction: default 0.2; only for a folder without test images.
+
+    Returns:
+        The arrays of `data.packed.KEYS`, and what was done to the images, in sentences.
+
+    Raises:
+        UserError: no or too few images, a file that cannot be read, or a wrong `test_fraction`.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; expected one with a folder of images per class")
+    train_folder, test_folder = _split_folders(folder)
+    train = {name: _pictures(files) for name, files in _class_files(train_folder).items()}
+    if test_folder is None:
+        test, train = _take_test_share(train, 0.2 if test_fraction is None else test_fraction)
+    elif test_fraction is not None:
+        raise UserError(f"--test-fraction is not used, since {test_folder} has the test images")
+    else:
+        test = {name: _pictures(files) for name, files in _class_files(test_folder).items()}
+        if list(test) != list(train):
+            raise UserError(
+                f"{train_folder} has the classes {', '.join(train)}, but {test_folder} "
+                f"{', '.join(test)}: expected the same"
+            )
+    arrays = {"classes": np.array(list(train))}
+    for split, classes in (("train", train), ("test", test)):
+        arrays[f"{split}_images"] = np.stack([p.pixels for c in classes.values() for p in c])
+        counts = [len(pictures) for pictures in classes.values()]
+        arrays[f"{split}_labels"] = np.repeat(np.arange(len(counts)), counts)
+    _drop_colours_of_grey(arrays)
+    origin = (
+        f"test images: {sum(map(len, test.values()))} by the sha256 of their files, the same "
+        "share of each class"
+        if test_folder is None
+        else f"test images: those in {test_folder.name}/"
+    )
+    pictures = [p for classes in (train, test) for c in classes.values() for p in c]
+    return arrays, [origin, *_resizing(pictures)]
+
+
+def _split_folders(folder: Path) -> tuple[Path, Path | None]:
+    """The folders of training and of test images; None without one for test images.
+
+    A folder `train` that has images instead of folders is a class of that name.
+    """
+    train = folder / "train"
+    if not (train.is_dir() and _folders(train)):
+        return folder, None
+    for name in ("test", "val"):
+        if (folder / name).is_dir():
+            return train, folder / name
+    raise UserError(
+        f"{folder} has train/ but neither test/ nor val/: add one, or give --from-folder {train} "
+        "to have test images taken from it"
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _class_files(folder: Path) -> Files:
+    """The files of each class, hidden ones left out."""
+    files = {
+        path.name: sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        for path in _folders(folder)
+    }
+    empty = [name for name, found in files.items() if not found]
+    if len(files) < 2 or empty:
+        raise UserError(
+            f"{folder} has "
+            + (f"no images in {', '.join(empty)}" if empty else f"{len(files)} folder(s)")
+            + "; expected two folders or more, one for each class, with its images in it"
+        )
+    return files
+
+
+def _pictures(files: list[Path]) -> list[_Picture]:
+    """Read the images of a class.
+
+    Raises:
+        UserError: some cannot be read; the message names the first few.
+    """
+    pictures, problems = [], []
+    for path in files:
+        try:
+            pictures.append(_read(path))
+        except UNREADABLE as error:
+            problems.append(f"{path} ({str(error).splitlines()[0] if str(error) else 'damaged'})")
+    if problems:
+        more = f", and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise UserError(
+            f"{len(problems)} of {len(files)} files in {files[0].parent} cannot be read as images: "
+            f"{', '.join(problems[:SHOWN])}{more}. Mend or remove them"
+        )
+    return pictures
+
+
+def _read(path: Path) -> _Picture:
+    """Read one image, turned upright as its EXIF data says."""
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would clip its values
+            raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
+        size = image.size
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    if upright.size != (SIZE, SIZE):
+        upright = ImageOps.fit(upright, (SIZE, SIZE), Image.Resampling.BILINEAR)
+    return _Picture(np.asarray(upright), size, hashlib.sha256(content).digest())
+
+
+def _take_test_share(
+    classes: dict[str, list[_Picture]], fraction: float
+) -> tuple[dict[str, list[_Picture]], dict[str, list[_Picture]]]:
+    """Split each class into test and training images, independently of names and order."""
+    if not 0 < fraction < 1:
+        raise UserError(f"--test-fraction must be between 0 and 1 (exclusive), got {fraction}")
+    test, train = {}, {}
+    for name, pictures in classes.items():
+        if len(pictures) < 2:
+            raise UserError(f"{name}/ has one image; expected one to train on and one to test on")
+        ordered = sorted(pictures, key=lambda picture: picture.sha256)
+        count = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
+        test[name], train[name] = ordered[:count], ordered[count:]
+    return test, train
+
+
+def _drop_colours_of_grey(arrays: dict[str, np.ndarray]) -> None:
+    """Keep one channel if the three are equal in all images."""
+    keys = ("train_images", "test_images")
+    if all((arrays[key] == arrays[key][..., :1]).all() for key in keys):
+        for key in keys:
+            arrays[key] = arrays[key][..., :1]
+
+
+def _resizing(pictures: list[_Picture]) -> list[str]:
+    """What was done to images of other sizes."""
+    resized = [p for p in pictures if p.size != (SIZE, SIZE)]
+    cropped = sum(p.size[0] != p.size[1] for p in resized)
+    if not resized:
+        return []
+    note = f"{len(resized)} of {len(pictures)} images were resized to 32x32 (bilinear, antialiased)"
+    if cropped:
+        note += f", {cropped} of them cropped at the centre, since they are not square"
+    return [note]

@@ -1,0 +1,135 @@
+"""Training and evaluating on images of one's own, by the commands that docs/datasets.md shows."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+
+QUICK = ["model=base", "variant=Lr", "recipe.epochs=1", "recipe.batch_size=16"]
+
+
+def stripes(label: int, seed: int, size: int = 32) -> np.ndarray:
+    """Noise with rows (label 0) or columns (label 1) that are bright."""
+    image = np.random.default_rng(seed).integers(0, 120, (size, size, 3), dtype=np.uint8)
+    (image[:, ::4] if label else image[::4])[...] = 255
+    return image
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of what the commands write into; the rest is the project's own."""
+    for room in ("configs", "scripts"):
+        shutil.copytree(REPOSITORY / room, tmp_path / room)
+    for entry in ("train.py", "eval.py"):
+        shutil.copy(REPOSITORY / entry, tmp_path)
+    for label, name in enumerate(("rows", "columns")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            image = Image.fromarray(stripes(label, 2 * i + label, size=40))
+            image.save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path
+
+
+def test_a_folder_is_packed_trained_on_and_evaluated(checkout):
+    def call(*command: str) -> subprocess.CompletedProcess:
+        paths = os.pathsep.join([str(checkout), str(REPOSITORY)])
+        environment = os.environ | {"PYTHONPATH": paths}
+        environment.pop("LINEARCONV_DATA", None)
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    pack = ["scripts/prepare_data.py", "--from-folder", "photos", "--name", "stripes"]
+    packed = call(*pack)
+    assert packed.returncode == 0, packed.stderr
+    assert "32 training and 8 test images (32x32x3), 2 classes" in packed.stdout
+    assert "40 of 40 images were resized" in packed.stdout
+    assert (checkout / "configs/dataset/stripes.yaml").exists()
+    again = call(*pack)
+    assert again.returncode == 2 and "--overwrite" in again.stderr
+
+    trained = call("train.py", "dataset=stripes", *QUICK)
+    assert trained.returncode == 0, trained.stderr
+    assert "identity" not in trained.stderr  # these are the images that the yaml describes
+    (path,) = (checkout / "results/runs").glob("stripes-base-Lr-*.json")
+    record = json.loads(path.read_text())
+    evaluated = call("eval.py", f"run={record['run_id']}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stdout.count(f"test accuracy {record['test_acc_best']:.2f} %") == 2
+
+
+@pytest.fixture
+def own_file(tmp_path) -> Path:
+    """Grey images (N, 32, 32) with int32 labels and no names."""
+    arrays = {}
+    for split, size in (("train", 48), ("test", 16)):
+        labels = np.arange(size, dtype=np.int32) % 2
+        images = [stripes(label, i + 1000 * (split == "test")) for i, label in enumerate(labels)]
+        arrays |= {f"{split}_images": np.stack(images)[..., 0], f"{split}_labels": labels}
+    np.savez(tmp_path / "My stripes.npz", **arrays)
+    return tmp_path / "My stripes.npz"
+
+
+@pytest.fixture
+def own(places, own_file) -> list[str]:
+    elsewhere = [place for place in places if not place.startswith("dataset")]
+    return ["dataset=custom", f"dataset.path='{own_file}'", *elsewhere]
+
+
+def test_a_file_is_trained_on_and_evaluated(cli, own, own_file, tmp_path, caplog):
+    trained = cli("train", *own, *QUICK)
+    assert trained.code == 0, trained.err
+    assert "identity" not in caplog.text
+    (path,) = (tmp_path / "results/runs").glob("my_stripes-base-Lr-*.json")
+    record = json.loads(path.read_text())
+    assert record["science"]["dataset"]["classes"] == 2
+    assert len(record["science"]["recipe"]["normalisation"]["mean"]) == 1
+    assert str(tmp_path) not in json.dumps(record["provenance"])
+    assert "already finished" in cli("train", *own, *QUICK).out
+
+    evaluate = ["eval", f"run={record['run_id']}", f"checkpoint_dir={tmp_path}/checkpoints"]
+    evaluated = cli(*evaluate, f"dataset.path='{own_file}'")
+    assert evaluated.code == 0, evaluated.err
+    assert evaluated.out.count(f"test accuracy {record['test_acc_best']:.2f} %") == 2
+    without = cli(*evaluate)
+    assert without.code == 2 and "named my_stripes: give it as dataset.path" in without.err
+    arrays = dict(np.load(own_file))
+    np.savez(tmp_path / "other.npz", **arrays | {"test_images": arrays["test_images"] ^ 1})
+    other = cli(*evaluate, f"dataset.path={tmp_path}/other.npz")
+    assert other.code == 2 and "has other images or labels than the file" in other.err
+
+
+def test_a_multirun_over_a_file(cli, own, tmp_path):
+    outcome = cli("train", "-m", *own, *QUICK, "dataset.name=lines", "seed=0,1")
+    assert outcome.code == 0, outcome.err
+    assert len(list((tmp_path / "results/runs").glob("lines-base-Lr-custom-s[01]-*.json"))) == 2
+    outcome = cli("train", "-m", *own, *QUICK, f"dataset.path={tmp_path}/none.npz", "seed=0,1")
+    assert outcome.code == 2 and outcome.err.count("none.npz not found") == 2
+    assert outcome.err.startswith("nothing was started") and "Traceback" not in outcome.err
+
+
+def test_mistakes_exit_2_and_the_config_can_be_shown(cli, own, own_file, tmp_path):
+    outcome = cli("train", *own, *QUICK, f"dataset.path={tmp_path}")
+    assert outcome.code == 2 and "prepare_data.py --from-folder" in outcome.err
+    assert "Traceback" not in outcome.err
+    outcome = cli("train", "dataset=custom", *QUICK)
+    assert outcome.code == 2 and "dataset=custom needs" in outcome.err
+    assert "path: null" in cli("train", "dataset=custom", *QUICK, "--cfg", "job").out
+    shown = cli("train", *own, *QUICK, "--cfg", "job", "--resolve")
+    assert shown.code == 0 and "name: my_stripes" in shown.out and "train_size: 48" in shown.out
+    absent = ["dataset=custom", f"dataset.path={tmp_path}/none.npz", *QUICK]
+    shown = cli("train", *absent, "--cfg", "job", "--resolve")
+    assert shown.code == 2 and "none.npz not found" in shown.err
