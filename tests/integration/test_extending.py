@@ -1,32 +1,28 @@
 """Adding to the project what its documentation says can be added, in a copy of it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
 
-MODEL = '''
-from torch import nn
-
-from models.registry import register
+PAGE = (REPOSITORY / "docs/extending.md").read_text()
 
 
-@register("tiny")
-def tiny(conv, *, in_channels, classes, widths=(4, 8)):
-    """Two convolutions. (N, C, 32, 32) -> (N, classes)."""
-    first, second = widths
-    return nn.Sequential(
-        conv(in_channels, first, 3, stride=4),
-        nn.ReLU(),
-        conv(first, second, 3, stride=4),
-        nn.Flatten(),
-        nn.Linear(second * 4, classes),
-    )
-'''
+def shown(path: str) -> str:
+    """The content that docs/extending.md shows for a new file."""
+    (content,) = re.findall(rf"`{re.escape(path)}`:\n\n```\w+\n(.*?)^```", PAGE, flags=re.M | re.S)
+    return content
+
+
+def write(checkout: Path, *paths: str) -> None:
+    for path in paths:
+        (checkout / path).write_text(shown(path))
 
 
 @pytest.fixture
@@ -54,16 +50,13 @@ def train(checkout, digits_root):
 
 
 def test_a_model_is_a_file_and_a_yaml(checkout, train):
-    (checkout / "models/tiny.py").write_text(MODEL)
-    (checkout / "configs/model/tiny.yaml").write_text("name: tiny\nrevision: 1\nlr: 1.0e-3\n")
-    identity = train("digits-tiny-Lr", "model=tiny", "variant=Lr")
-    assert identity["model"]["name"] == "tiny"
+    write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
+    identity = train("digits-narrow-Lr", "model=narrow", "variant=Lr")
+    assert identity["model"]["name"] == "narrow"
 
 
 def test_a_variant_is_a_yaml(checkout, train):
-    yaml = (checkout / "configs/variant/LRr.yaml").read_text()
-    yaml = yaml.replace("name: LRr", "name: LRr4").replace("rank: 10", "rank: 4")
-    (checkout / "configs/variant/LRr4.yaml").write_text(yaml)
+    write(checkout, "configs/variant/LRr4.yaml")
     identity = train("digits-base-LRr4", "model=base", "variant=LRr4")
     assert identity["variant"]["rank"] == 4
     train("digits-base-LRr", "model=base", "variant=LRr")  # keeps its name

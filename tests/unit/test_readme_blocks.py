@@ -1,0 +1,35 @@
+"""The generated blocks of README.md."""
+
+import pytest
+
+from linearconv.errors import UserError
+from scripts.make_claims import README, results_by_recipe
+from scripts.paper.claims_text import claims_block, judged
+from scripts.paper.readme import renewed, results_block
+from scripts.paper.results import RESULTS
+
+
+@pytest.fixture(scope="module")
+def results():
+    return results_by_recipe(RESULTS)
+
+
+def test_the_readme_has_the_blocks_of_the_committed_results(results):
+    claims = {recipe: judged(found) for recipe, found in results.items()}
+    blocks = {"results": results_block(results), "claims": claims_block(claims)}
+    text = README.read_text()
+    assert renewed(text, blocks) == text
+
+
+def test_the_block_shows_each_recipe_that_has_run(results):
+    lines = results_block(results).splitlines()
+    assert lines[0].endswith("| recipe=paper | recipe=short |")
+    (base,) = (line for line in lines if line.startswith("| Base |"))
+    found = results["short"].accuracies(next(iter(results["short"].cells())), "best")
+    assert f"{found.accuracy.mean():.2f}" in base and f"(n={len(found)})" in base
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a --><!-- end of a --><!-- a --><!-- end of a -->"])
+def test_markers_must_be_there_once(text):
+    with pytest.raises(UserError, match="<!-- a --> and <!-- end of a --> once"):
+        renewed(text, {"a": "new"})
