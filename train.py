@@ -65,6 +65,13 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
         except torch.cuda.OutOfMemoryError as error:
             print(out_of_memory(config, error), file=sys.stderr)
             return FAILED
+        except OSError as error:  # a full disk, a folder that is gone or read-only
+            print(
+                f"{paths.run_id} stopped: {error}. What was written before is intact: make room or "
+                "restore the folder, and the same command continues",
+                file=sys.stderr,
+            )
+            return FAILED
         if record is None:
             print("stopped by max_minutes: run the same command with resume=true to continue")
             return OUT_OF_TIME
