@@ -121,6 +121,12 @@ def _check_dataset(config: TrainConfig) -> None:
         f"dataset.name=my_{dataset.name}, or use dataset={dataset.name}",
     )
     images = dataset.limit_train or dataset.train_size
+    kept, size = images - round(fraction * images), config.recipe.batch_size
+    _require(
+        kept % size != 1,
+        f"recipe.batch_size={size} leaves a last batch of one image of the {kept} training images, "
+        f"which batch norms cannot normalise: use another, e.g. {size + 1 if size > 1 else 2}",
+    )
     _require(
         fraction == 0 or 0 < round(fraction * images) < images,
         f"recipe.val_fraction={fraction} leaves no training or no validation images of {images}",
@@ -152,6 +158,11 @@ def _check_choices(config: TrainConfig) -> None:
         or (config.runtime.data == "resident" and config.runtime.fused_adam),
         "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
         "captured step builds its own batches and keeps its learning rate on the device",
+    )
+    _require(
+        not (config.runtime.deterministic and config.runtime.cudnn_benchmark),
+        "runtime.deterministic=true repeats the bits, which runtime.cudnn_benchmark=true does not: "
+        "choose one",
     )
     _require(
         config.runtime.save_every_s >= 0,

@@ -128,6 +128,18 @@ def test_runs_killed_at_30_random_moments(start, tmp_path, digits_root, model, r
     kill_and_finish(start, tmp_path, overrides, kills=30, seed=1)
 
 
+def test_the_same_seed_gives_the_same_bits(start, tmp_path, digits_root):
+    """In another process; another seed does not."""
+    overrides = ["model=base", "variant=LRr", *tiny(digits_root), "recipe.epochs=2"]
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        folder = tmp_path / name
+        assert start(None, 0, [*overrides, f"seed={seed}", *places(folder)], folder) == 0
+        digests.append(record(folder)["final_weights_sha256"])
+    assert digests[0] == digests[1] != digests[2]
+    assert without_provenance(record(tmp_path / "a")) == without_provenance(record(tmp_path / "b"))
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Mounts a file system of so many bytes in a folder."""
@@ -164,6 +176,13 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(cli, tmp_path, digits_root,
     assert again.code == 0, again.err
     assert cli("train", *overrides[:-3], *places(tmp_path / "whole")).code == 0
     assert without_provenance(record(tmp_path)) == without_provenance(record(tmp_path / "whole"))
+
+
+def test_a_read_only_folder_is_named_before_training(cli, tmp_path, digits_root, small_disk):
+    disk = small_disk(tmp_path / "checkpoint", 10_000_000)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    outcome = cli("train", "model=base", "variant=LRr", *tiny(digits_root), *places(tmp_path))
+    assert outcome.code == 2 and str(disk) in outcome.err and "Read-only" in outcome.err
 
 
 @pytest.mark.parametrize("folder", ["checkpoint", "results"])
