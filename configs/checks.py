@@ -68,6 +68,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "recipe.epochs": recipe.epochs,
         "recipe.batch_size": recipe.batch_size,
         "recipe.lr": recipe.lr,
+        "model.lr": config.model.lr,
         "recipe.lr_decay_every": recipe.lr_decay_every,
         "recipe.lr_decay_factor": recipe.lr_decay_factor,
         "regularizer.every": regularizer.every,
@@ -125,7 +126,7 @@ def _check_dataset(config: TrainConfig) -> None:
     _require(
         kept % size != 1,
         f"recipe.batch_size={size} leaves a last batch of one image of the {kept} training images, "
-        f"which batch norms cannot normalise: use another, e.g. {size + 1 if size > 1 else 2}",
+        "which batch norms cannot normalise: change one of the two",
     )
     _require(
         fraction == 0 or 0 < round(fraction * images) < images,
@@ -134,13 +135,19 @@ def _check_dataset(config: TrainConfig) -> None:
     for key, values in asdict(dataset.normalisation).items():
         _require(
             len(values) == dataset.channels,
-            f"dataset.normalisation.{key} needs {dataset.channels} values, got {values}",
+            f"dataset.normalisation.{key} needs a value for each of dataset.channels="
+            f"{dataset.channels}, got {values}",
+        )
+        _require(
+            all(map(math.isfinite, values)) and (key == "mean" or min(values) > 0),
+            f"dataset.normalisation.{key} must be {'finite' if key == 'mean' else 'above 0'}, got "
+            f"{values}",
         )
     size, augmentation = dataset.image_size, dataset.augmentation
     _require(
         augmentation.train_padding >= 0 and size + 2 * augmentation.train_padding >= 32,
         f"dataset.augmentation.train_padding={augmentation.train_padding} does not pad images of "
-        f"{size} pixels to 32",
+        f"dataset.image_size={size} pixels to 32",
     )
     _require(
         size + 2 * augmentation.test_padding == 32,
