@@ -26,7 +26,7 @@ from linearconv.dropout import seed_dropout
 from linearconv.engine.checkpoint import load
 from linearconv.engine.device import resolve_device
 from linearconv.engine.lock import RunLocked
-from linearconv.engine.loop import TrainSettings
+from linearconv.engine.loop import NonFiniteLoss, TrainSettings
 from linearconv.engine.provenance import portable, provenance
 from linearconv.engine.run import Restart, RunPaths, RunSpec, execute
 from linearconv.engine.seeding import seeded
@@ -62,8 +62,22 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
         except RunLocked as error:
             print(f"{paths.run_id} is being trained by {error}")
             return 0
+        except NonFiniteLoss as error:
+            print(
+                f"{paths.run_id} failed: {error}; the epochs before it are kept, and the same "
+                "command would fail again: try a smaller recipe.lr",
+                file=sys.stderr,
+            )
+            return FAILED
         except torch.cuda.OutOfMemoryError as error:
             print(out_of_memory(config, error), file=sys.stderr)
+            return FAILED
+        except OSError as error:  # a full disk, a folder that is gone or read-only
+            print(
+                f"{paths.run_id} stopped: {error}. What was written before is intact: make room or "
+                "restore the folder, and the same command continues",
+                file=sys.stderr,
+            )
             return FAILED
         if record is None:
             print("stopped by max_minutes: run the same command with resume=true to continue")

@@ -68,6 +68,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "recipe.epochs": recipe.epochs,
         "recipe.batch_size": recipe.batch_size,
         "recipe.lr": recipe.lr,
+        "model.lr": config.model.lr,
         "recipe.lr_decay_every": recipe.lr_decay_every,
         "recipe.lr_decay_factor": recipe.lr_decay_factor,
         "regularizer.every": regularizer.every,
@@ -121,6 +122,12 @@ def _check_dataset(config: TrainConfig) -> None:
         f"dataset.name=my_{dataset.name}, or use dataset={dataset.name}",
     )
     images = dataset.limit_train or dataset.train_size
+    kept, size = images - round(fraction * images), config.recipe.batch_size
+    _require(
+        kept % size != 1,
+        f"recipe.batch_size={size} leaves a last batch of one image of the {kept} training images, "
+        "which batch norms cannot normalise: change one of the two",
+    )
     _require(
         fraction == 0 or 0 < round(fraction * images) < images,
         f"recipe.val_fraction={fraction} leaves no training or no validation images of {images}",
@@ -128,13 +135,19 @@ def _check_dataset(config: TrainConfig) -> None:
     for key, values in asdict(dataset.normalisation).items():
         _require(
             len(values) == dataset.channels,
-            f"dataset.normalisation.{key} needs {dataset.channels} values, got {values}",
+            f"dataset.normalisation.{key} needs a value for each of dataset.channels="
+            f"{dataset.channels}, got {values}",
+        )
+        _require(
+            all(map(math.isfinite, values)) and (key == "mean" or min(values) > 0),
+            f"dataset.normalisation.{key} must be {'finite' if key == 'mean' else 'above 0'}, got "
+            f"{values}",
         )
     size, augmentation = dataset.image_size, dataset.augmentation
     _require(
         augmentation.train_padding >= 0 and size + 2 * augmentation.train_padding >= 32,
         f"dataset.augmentation.train_padding={augmentation.train_padding} does not pad images of "
-        f"{size} pixels to 32",
+        f"dataset.image_size={size} pixels to 32",
     )
     _require(
         size + 2 * augmentation.test_padding == 32,
@@ -152,6 +165,11 @@ def _check_choices(config: TrainConfig) -> None:
         or (config.runtime.data == "resident" and config.runtime.fused_adam),
         "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
         "captured step builds its own batches and keeps its learning rate on the device",
+    )
+    _require(
+        not (config.runtime.deterministic and config.runtime.cudnn_benchmark),
+        "runtime.deterministic=true repeats the bits, which runtime.cudnn_benchmark=true does not: "
+        "choose one",
     )
     _require(
         config.runtime.save_every_s >= 0,

@@ -68,8 +68,7 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         sys.exit(code)
     except KeyboardInterrupt:
         _exit_code(outcomes)
-        again = ": the same command continues from the last checkpoint"
-        print("interrupted" + again * (config_name == "train"), file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(_exit_code(outcomes))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from linearconv.engine.files import atomic_write
+from linearconv.engine.files import atomic_write, delete_partial
 from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ class Checkpoints:
         Raises:
             UserError: all checkpoints are damaged.
         """
-        for partial in self.folder.glob(".*.part"):
-            partial.unlink()  # left by a process that was killed while writing
+        delete_partial(self.folder / "*.pt")
         damaged: list[Path] = []
         for path in reversed(self.epochs()):
             try:

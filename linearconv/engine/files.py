@@ -22,3 +22,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def delete_partial(path: Path) -> None:
+    """Delete what processes that were killed while they wrote `path` have left beside it.
+
+    Args:
+        path: a file that no other process is writing; a pattern as name means several.
+    """
+    for partial in path.parent.glob(f".{path.name}.*.part"):
+        partial.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,8 @@ from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
 from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
 from linearconv.regularizer import model_correlation_loss, regularized_filters
+
+log = logging.getLogger(__name__)
 
 
 class Batches(TrainBatches, Protocol):
@@ -144,9 +148,8 @@ def fit(
 ) -> bool:
     """Train for the settings' number of epochs, with checkpoints at epoch boundaries.
 
-    A KeyboardInterrupt propagates, but not while an epoch is saved and reported; the epoch in
-    progress is lost, and so are the epochs finished since the last checkpoint (see
-    `Speed.save_every_s`).
+    A KeyboardInterrupt propagates, but not while an epoch is saved and reported. The epoch in
+    progress is lost; those that are finished are saved first.
 
     Args:
         training: new, or loaded from a checkpoint.
@@ -156,21 +159,43 @@ def fit(
         start: provenance of this process, appended to `training.starts`.
         observers: notified of the progress.
         deadline: value of `clock` by which to stop; an epoch starts only if there is time left
-            for one as long as the slowest so far.
+            for one as long as the slowest so far (see `_longest`).
         clock: returns seconds; replaced in tests.
 
     Returns:
         Whether the run is finished; False if the deadline stopped it.
 
     Raises:
-        NonFiniteLoss: a loss of an epoch is not finite; that epoch is discarded.
+        NonFiniteLoss: a loss is not finite; its epoch is discarded.
     """
-    epochs = training.settings.epochs
-    first = training.epoch
-    start = {**start, "first_epoch": first + 1, "last_epoch": None}
+    start = {**start, "first_epoch": training.epoch + 1, "last_epoch": None}
     training.starts.append(start)
     saves = _Saves(training, checkpoints, header)
     saves.save()
+    try:
+        return _fit(training, batches, saves, start, observers, deadline, clock)
+    except (KeyboardInterrupt, RuntimeError):  # RuntimeError: of torch, or NonFiniteLoss
+        with interrupts_deferred():
+            saves.save_finished()
+        log.info(
+            "stopped in epoch %d: the same command %s",
+            training.epoch + 1,
+            f"continues after epoch {training.epoch}" if training.epoch else "starts with it again",
+        )
+        raise
+
+
+def _fit(
+    training: Training,
+    batches: Batches,
+    saves: _Saves,
+    start: dict[str, Any],
+    observers: Sequence[Observer],
+    deadline: float,
+    clock: Callable[[], float],
+) -> bool:
+    """The epochs of `fit`."""
+    epochs, first = training.settings.epochs, training.epoch
     with precision_flags(training.settings.precision), training.accelerated.rewritten():
         if first < epochs:
             steps, notes = training.accelerated.steps(
@@ -179,8 +204,7 @@ def fit(
             start |= notes
         while training.epoch < epochs:
             began = clock()
-            slowest = max(training.seconds[first:], default=0.0)  # of this process's epochs
-            if began + slowest > deadline:
+            if began + _longest(training.seconds[first:]) > deadline:
                 saves.save()
                 return False
             for observer in observers:
@@ -197,6 +221,14 @@ def fit(
     return True
 
 
+def _longest(seconds: list[float]) -> float:
+    """How long the next epoch may take: as long as the slowest that this process has trained.
+
+    Not counted are epochs of more than three times the fastest: the process was paused in them.
+    """
+    return max((s for s in seconds if s <= 3 * min(seconds)), default=0.0)
+
+
 def train_epoch(
     training: Training, steps: Steps, batches: Batches, observers: Sequence[Observer]
 ) -> Entry:
@@ -206,7 +238,12 @@ def train_epoch(
     set_lr(training.optimizer, lr)
     training.model.train()
     sums.zero_()
-    for _ in steps.epoch(epoch):
+    for step, _ in enumerate(steps.epoch(epoch)):
+        # On a CPU reading the sum costs nothing; a GPU would have to be waited for.
+        if sums.device.type == "cpu" and not math.isfinite(sums[0].item()):
+            raise NonFiniteLoss(
+                f"the loss became {sums[0].item()} in step {step + 1} of epoch {epoch + 1}"
+            )
         for observer in observers:
             observer.step_done()
     training.accelerated.epoch_trained(len(batches.sizes))
@@ -253,6 +290,7 @@ class _Saves:
         self._training, self._checkpoints, self._header = training, checkpoints, header
         self._time, self._epoch = -math.inf, -1  # of the last save
         self._best: dict[str, Any] | None = None  # weights not yet written
+        self._finished: dict[str, Any] | None = None  # the state after an epoch not yet written
 
     def epoch_finished(self, *, last: bool) -> None:
         """Keep the weights if they are the best so far; save if due or after the last epoch."""
@@ -262,15 +300,26 @@ class _Saves:
             self._best = {"epoch": training.epoch, "model": weights, "correct": training.correct}
         if last or time.monotonic() - self._time >= training.speed.save_every_s:
             self.save()
+        else:
+            self._finished = copy.deepcopy(training.state_dict())
 
     def save(self) -> None:
-        """Write the best weights, if new, and the checkpoint, unless already written."""
-        training = self._training
-        if self._epoch == training.epoch:
-            return
+        """Write the best weights, if new, and the checkpoint, unless already written.
+
+        To be called between two epochs.
+        """
+        if self._epoch != self._training.epoch:
+            self._write(self._training.state_dict())
+
+    def save_finished(self) -> None:
+        """The same in the middle of an epoch: write the state after the last finished one."""
+        if self._finished is not None:
+            self._write(self._finished)
+
+    def _write(self, state: dict[str, Any]) -> None:
         # Best weights first: if the process dies in between, the epoch is repeated and writes both.
         if self._best is not None:
             save(self._checkpoints.best, {**self._header, **self._best})
             self._best = None
-        self._checkpoints.save(training.epoch, {**self._header, **training.state_dict()})
-        self._time, self._epoch = time.monotonic(), training.epoch
+        self._checkpoints.save(state["epoch"], {**self._header, **state})
+        self._time, self._epoch, self._finished = time.monotonic(), state["epoch"], None

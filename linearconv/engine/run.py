@@ -20,6 +20,7 @@ from linearconv.engine.artifacts import (
 )
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.fast.speed import Speed
+from linearconv.engine.files import delete_partial
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
@@ -159,6 +160,8 @@ def execute(
         finished = paths.finished()
         if finished is not None and not restart.overwrite:
             return finished
+        for path in (paths.record, paths.artifacts, paths.weights):
+            delete_partial(path)
         training = Training(spec.model(), spec.settings, spec.speed)
         checkpoints = _open_checkpoints(paths, training, restart, again=finished is not None)
         observers = [

@@ -1,6 +1,7 @@
 """train.py and eval.py as a user calls them, on real handwritten digits."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(cli, small, tmp_path, m
     elsewhere = [f"{kind}_dir={tmp_path}/b/{kind}" for kind in ("results", "checkpoint", "log")]
     interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
     first = cli("train", *LRR, *small, *elsewhere)
-    assert first.code == 130 and "the same command continues" in first.err
+    assert first.code == 130 and "interrupted" in first.err
     assert not list((tmp_path / "b/results/runs").iterdir())
     second = cli("train", *LRR, *small, *elsewhere)
     assert second.code == 0 and "epoch 1/3" not in second.out and "epoch 2/3" in second.out
@@ -331,8 +332,22 @@ def test_signals_keep_the_last_checkpoint_and_say_how_to_continue(small, tmp_pat
     process.send_signal(kind)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command continues from the last checkpoint" in err and "Traceback" not in err
-    assert len(list((tmp_path / "checkpoints").glob("*/epoch-*.pt"))) >= 2
+    stopped = re.search(
+        r"stopped in epoch (\d+): the same command continues after epoch (\d+)", err
+    )
+    assert stopped and int(stopped[1]) == int(stopped[2]) + 1 and "Traceback" not in err
+    assert list((tmp_path / "checkpoints").glob(f"*/epoch-{int(stopped[2]):04d}.pt"))
+
+
+def test_finished_epochs_are_saved_on_ctrl_c_though_no_save_was_due(small, tmp_path):
+    process = start(*LRR, *small, "runtime.save_every_s=3600", "recipe.epochs=500")
+    for line in process.stdout:
+        if line.startswith("epoch 3/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    saved = int(re.search(r"continues after epoch (\d+)", err)[1])
+    assert saved >= 3 and list((tmp_path / "checkpoints").glob(f"*/epoch-{saved:04d}.pt"))
 
 
 @pytest.mark.long

@@ -219,7 +219,7 @@ def test_a_signal_reaches_the_children_and_ends_in_a_summary(tmp_path, folders, 
     assert "2 interrupted" in out and "Traceback" not in out
     assert not alive(child)
     log = (tmp_path / "logs" / run.run_id / "train.log").read_text()
-    assert "the same command continues from the last checkpoint" in log
+    assert "the same command continues after epoch" in log
     assert Checkpoints(tmp_path / "checkpoints" / run.run_id).load_last()["epoch"] >= 1
 
 

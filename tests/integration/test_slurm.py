@@ -99,7 +99,7 @@ def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
     record = json.loads(train.record.read_text())
     first, second = record["provenance"]
     assert first["last_epoch"] >= 2 and second["first_epoch"] == first["last_epoch"] + 1
-    assert "the same command continues from the last checkpoint" in train.log.read_text()
+    assert "the same command continues after epoch" in train.log.read_text()
 
 
 def test_checkpoint_resubmits_the_same_job(job):

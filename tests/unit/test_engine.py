@@ -80,7 +80,8 @@ def toy_settings(**changes) -> TrainSettings:
 def train(folder: Path, *, batches=None, **kwargs) -> tuple[Training, bool]:
     """Go on with what lies in the folder, as a run does."""
     settings = kwargs.pop("settings", toy_settings())
-    training, checkpoints = Training(toy_model(), settings), Checkpoints(folder)
+    speed = kwargs.pop("speed", None)
+    training, checkpoints = Training(toy_model(), settings, speed), Checkpoints(folder)
     state = checkpoints.load_last()
     if state is not None:
         training.load_state_dict(state)
@@ -203,7 +204,7 @@ def test_checkpoints_are_kept_before_the_first_and_after_each_epoch(tmp_path):
     assert {"model", "optimizer", "curve", "science", "test_acc_best"} <= set(state)
 
 
-def interrupted(folder: Path, epoch: int) -> None:
+def interrupted(folder: Path, epoch: int, speed: Speed | None = None) -> None:
     """Train until the middle of an epoch, as Ctrl-C ends it."""
 
     class Stop:
@@ -219,7 +220,17 @@ def interrupted(folder: Path, epoch: int) -> None:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(folder, observers=[Stop()])
+        train(folder, observers=[Stop()], speed=speed)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_finished_epochs_survive_an_interrupt_though_no_save_was_due(tmp_path, epoch):
+    whole, _ = train(tmp_path / "whole")
+    interrupted(tmp_path / "parts", epoch, Speed(save_every_s=3600.0))
+    assert Checkpoints(tmp_path / "parts").load_last()["epoch"] == epoch
+    parts, _ = train(tmp_path / "parts")
+    assert parts.curve == whole.curve
+    assert weights_sha256(parts.model) == weights_sha256(whole.model)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -352,6 +363,12 @@ def test_the_deadline_starts_no_epoch_that_would_not_fit(tmp_path):
     assert done and training.epoch == 4
 
 
+def test_an_epoch_in_which_the_process_was_paused_stops_no_run_that_would_fit(tmp_path):
+    times = iter([0, 10, 10, 1010, 1010, 1020, 1020, 1030])  # SIGSTOP for 990 s in the second
+    _, done = train(tmp_path, deadline=1100, clock=lambda: next(times))
+    assert done
+
+
 def test_every_start_is_kept_even_without_an_epoch(tmp_path):
     for _ in range(3):
         assert not train(tmp_path, deadline=-1.0)[1]
@@ -372,7 +389,7 @@ def test_an_evaluation_that_is_not_finite_stops_the_run_at_once(tmp_path, split)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_kept(tmp_path):
-    with pytest.raises(NonFiniteLoss, match="in epoch 1"):
+    with pytest.raises(NonFiniteLoss, match=r"the loss became nan in step \d+ of epoch 1"):
         batches = ToyBatches()
         batches.images[0] = float("nan")
         train(tmp_path, batches=batches)

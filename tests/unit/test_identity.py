@@ -52,6 +52,7 @@ KEEPING = [
     "runtime.fold_batch_norms=false",
     "runtime.count_per_epoch=false",
     "runtime.cudnn_benchmark=true",
+    "runtime.deterministic=true",
     "runtime.pool_before_relu=false",
     "runtime.small_image_products=false",
     "runtime.keep_memory=false",

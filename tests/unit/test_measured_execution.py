@@ -180,3 +180,11 @@ def test_cudnn_measures_its_algorithms_only_within_a_run_and_only_if_asked():
         with model.rewritten():
             assert torch.backends.cudnn.benchmark is asked
         assert not torch.backends.cudnn.benchmark
+
+
+def test_deterministic_algorithms_are_asked_of_torch_only_within_a_run():
+    for asked in (True, False):
+        model = AcceleratedModel(nn.Conv2d(1, 1, 1), Speed(deterministic=asked))
+        with model.rewritten():
+            assert torch.are_deterministic_algorithms_enabled() is asked
+        assert not torch.are_deterministic_algorithms_enabled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Speed:
         cuda_graphs: on CUDA, whole steps are captured and replayed, and layers of execution "auto"
             take the execution that is measured to be the fastest.
         cudnn_benchmark: on CUDA, cuDNN chooses its algorithms by measuring them.
+        deterministic: only algorithms of torch that repeat their bits; others raise an error.
         fold_batch_norms: evaluation folds batch norms into the convolutions before them.
         count_per_epoch: batch norms count their batches once an epoch.
         pool_before_relu: max pooling runs before the ReLU that it follows in an nn.Sequential.
@@ -52,6 +54,7 @@ class Speed:
     fused_adam: bool = False
     cuda_graphs: bool = False
     cudnn_benchmark: bool = False
+    deterministic: bool = False
     fold_batch_norms: bool = False
     count_per_epoch: bool = False
     pool_before_relu: bool = False
@@ -92,6 +95,8 @@ class AcceleratedModel:
         with ExitStack() as rewrites:
             if self._speed.cudnn_benchmark:
                 rewrites.enter_context(_cudnn_benchmark())
+            if self._speed.deterministic:
+                rewrites.enter_context(_deterministic_algorithms())
             if self._row_major:
                 rewrites.enter_context(row_major_images(self.model))
             if self._speed.count_per_epoch:
@@ -145,6 +150,18 @@ class AcceleratedModel:
     @cached_property
     def _folded(self) -> FoldedNetwork:
         return FoldedNetwork(self.model)
+
+
+@contextmanager
+def _deterministic_algorithms() -> Iterator[None]:
+    # cuBLAS reads it when it is used first, and torch refuses to go on without it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager
