@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -52,7 +52,11 @@ class AskAndTell(Sweeper):
 @pytest.fixture
 def told(monkeypatch) -> list[tuple[str, float | None]]:
     """Offers hydra/sweeper=ask_and_tell; returns the jobs' last overrides and values."""
-    monkeypatch.setattr(AskAndTell, "__module__", "hydra_plugins.test")  # else Hydra refuses it
+    module = SimpleNamespace(AskAndTell=AskAndTell)  # Hydra refuses plugins of other packages
+    package = SimpleNamespace(test=module, __path__=[], __name__="hydra_plugins")
+    monkeypatch.setitem(sys.modules, "hydra_plugins", package)
+    monkeypatch.setitem(sys.modules, "hydra_plugins.test", module)
+    monkeypatch.setattr(AskAndTell, "__module__", "hydra_plugins.test")
     monkeypatch.setattr(AskAndTell, "told", [])
     Plugins.instance().register(AskAndTell)
     node = {"_target_": "hydra_plugins.test.AskAndTell", "direction": "maximize", "tolerant": True}
@@ -162,7 +166,7 @@ def test_failures_in_other_processes_count(places, tmp_path):
 def finished_once(tmp_path, runs: int) -> bool:
     """Whether each run was trained by one process, and no file is half written."""
     found = records(tmp_path)
-    starts: Sequence[int] = [len(record["provenance"]) for record in found]
+    starts = [len(record["provenance"]) for record in found]
     return starts == [1] * runs and not list(tmp_path.rglob("*.part"))
 
 
