@@ -25,7 +25,7 @@ from linearconv.errors import UserError
 from models import Variant, build_model
 
 
-def main(config: EvalConfig, overrides: list[str]) -> int:
+def main(config: EvalConfig, overrides: list[str]) -> None:
     """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
     path, checkpoint = read_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
@@ -47,7 +47,6 @@ def main(config: EvalConfig, overrides: list[str]) -> int:
         with autocast(precision, device):
             difference = largest_logit_difference(model, fused, batches)
     print(f"largest logit difference {difference:.2e}")
-    return 0
 
 
 def read_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:

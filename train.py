@@ -10,7 +10,6 @@ multirun."""
 
 import logging
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from configs import TrainConfig, identify, run_id, variant_name
-from configs.cli import FAILED, OUT_OF_TIME, run_main
+from configs.cli import FAILED, OUT_OF_TIME, Score, Unfinished, run_main
 from configs.identity import Identity
 from data import DATA, SIZE, Batches, DatasetFile
 from linearconv import set_execution
@@ -46,8 +45,8 @@ PATHS = (
 """Keys whose values are paths, which may be quoted."""
 
 
-def train(config: TrainConfig, overrides: list[str]) -> int:
-    """Train one config and write its record; returns the exit code (see `configs.cli`)."""
+def train(config: TrainConfig, overrides: list[str]) -> Score:
+    """Train one config and write its record; see `configs.cli.Job`."""
     baseline = read_baseline(config)
     file = DatasetFile(config.dataset, Path(config.dataset.root))
     identity = identify(config, digest=file.digest, baseline=baseline and baseline["run_id"])
@@ -59,31 +58,40 @@ def train(config: TrainConfig, overrides: list[str]) -> int:
     else:
         try:
             record = run(config, identity, paths, file, baseline, overrides)
-        except RunLocked as error:
-            print(f"{paths.run_id} is being trained by {error}")
-            return 0
-        except NonFiniteLoss as error:
-            print(
-                f"{paths.run_id} failed: {error}; the epochs before it are kept, and the same "
-                "command would fail again: try a smaller recipe.lr",
-                file=sys.stderr,
-            )
-            return FAILED
-        except torch.cuda.OutOfMemoryError as error:
-            print(out_of_memory(config, error), file=sys.stderr)
-            return FAILED
-        except OSError as error:  # a full disk, a folder that is gone or read-only
-            print(
-                f"{paths.run_id} stopped: {error}. What was written before is intact: make room or "
-                "restore the folder, and the same command continues",
-                file=sys.stderr,
-            )
-            return FAILED
+        except (RunLocked, NonFiniteLoss, torch.cuda.OutOfMemoryError, OSError) as error:
+            raise unfinished(paths.run_id, config, error) from None
         if record is None:
-            print("stopped by max_minutes: run the same command with resume=true to continue")
-            return OUT_OF_TIME
+            message = "stopped by max_minutes: run the same command with resume=true to continue"
+            raise Unfinished(OUT_OF_TIME, message)
     print(summary(record, paths))
-    return 0
+    return score(record)
+
+
+def unfinished(run_id: str, config: TrainConfig, error: Exception) -> Unfinished:
+    """Why a run has ended, and what to do."""
+    if isinstance(error, RunLocked):
+        message = f"{run_id} is being trained by {error}: run the same command again"
+        return Unfinished(OUT_OF_TIME, message)
+    if isinstance(error, NonFiniteLoss):
+        advice = "the epochs before it are kept, but to go on would fail again: try a lower lr"
+    elif isinstance(error, torch.cuda.OutOfMemoryError):
+        return Unfinished(FAILED, out_of_memory(config, error))
+    else:  # a full disk, a folder that is gone or read-only
+        advice = (
+            "what was written before is intact: make room or restore the folder, and the same "
+            "command continues"
+        )
+    return Unfinished(FAILED, f"{run_id} stopped: {error}; {advice}")
+
+
+def score(record: dict[str, Any]) -> Score:
+    """What a sweeper maximises: not the best test accuracy, which would select on the test set.
+
+    With validation images, their accuracy in the epoch whose weights are kept as the best; without,
+    the test accuracy of the last epoch.
+    """
+    key = "val_acc_best" if "val_acc_best" in record else "test_acc_last"
+    return Score(key, record[key])
 
 
 def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> str:

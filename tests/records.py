@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,8 @@ def add_artifacts(
 def without_provenance(record: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on where, when and in how many starts a run was trained."""
     return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The records of all finished runs below a test's folder, by run_id."""
+    return [json.loads(p.read_text()) for p in sorted((folder / "results/runs").glob("*.json"))]

@@ -70,6 +70,11 @@ class RunPaths:
         return self.checkpoint_dir / self.run_id
 
     @property
+    def lock(self) -> Path:
+        """The lock that keeps all but one process from the run."""
+        return self.checkpoints / "lock"
+
+    @property
     def log(self) -> Path:
         """The folder of the TensorBoard log."""
         return self.log_dir / self.run_id
@@ -156,7 +161,7 @@ def execute(
     """
     paths = spec.paths
     paths.create()
-    with lock(paths.checkpoints / "lock"):
+    with lock(paths.lock):
         finished = paths.finished()
         if finished is not None and not restart.overwrite:
             return finished

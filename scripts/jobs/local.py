@@ -70,11 +70,11 @@ def judge(plan: Planned, code: int) -> Result:
     if status.state is State.DONE:
         record = read_record(plan.paths.record)
         return Result(Outcome.FINISHED, f"best test accuracy {record['test_acc_best']:.2f} %")
+    if code == OUT_OF_TIME and status.state is State.RUNNING:
+        return Result(Outcome.ELSEWHERE, status.note)
     if code == OUT_OF_TIME:
         return Result(Outcome.OUT_OF_TIME, f"after epoch {status.epoch} of {status.epochs}")
     if code == INTERRUPTED:
         return Result(Outcome.INTERRUPTED, f"after epoch {status.epoch} of {status.epochs}")
-    if code == 0 and status.state is State.RUNNING:
-        return Result(Outcome.ELSEWHERE, status.note)
     how = f"killed by signal {-code} ({strsignal(-code)})" if code < 0 else f"exit code {code}"
     return Result(Outcome.FAILED, f"{how}: {last_line(train_log(plan.paths)) or 'no output'}")

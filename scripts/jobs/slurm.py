@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.cli import OUT_OF_TIME
 from linearconv.engine.files import atomic_write
-from linearconv.engine.lock import STALE_S
+from linearconv.engine.lock import STALE_S, live_owner
 from linearconv.errors import UserError
 from scripts.jobs.plan import Planned, time_argument
 from scripts.jobs.runner import Outcome, Outcomes, Result, mark, waiting
@@ -38,16 +39,19 @@ class TrainJob:
     the run's checkpoints.
 
     Attributes:
-        command: the program and its arguments; exits with 75 if its own time limit stopped it.
+        command: the program and its arguments; exits with 75 if its own time limit stopped it or
+            another process holds the run.
         cwd: the folder to run in.
         log: the file that its output is appended to.
         record: the file that exists once the run is finished.
+        lock: the run's lock, which tells the two apart.
     """
 
     command: tuple[str, ...]
     cwd: Path
     log: Path
     record: Path
+    lock: Path
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
 
     def __call__(self) -> None:
@@ -63,13 +67,14 @@ class TrainJob:
             code = self._run()
             if self.record.exists():
                 return
-            if code == os.EX_TEMPFAIL:
-                signal.raise_signal(_requeue_signal())  # submitit's handler calls `checkpoint`
-            if code != 0:
+            if code != OUT_OF_TIME:
                 mark(self.log, Outcome.FAILED)
                 raise RuntimeError(f"exit code {code}: see {self.log}")
+            owner = live_owner(self.lock)
+            if owner is None:
+                signal.raise_signal(_requeue_signal())  # submitit's handler calls `checkpoint`
             if time.monotonic() > give_up:
-                raise RuntimeError(f"another process holds the run: see {self.log}")
+                raise RuntimeError(f"{owner} holds the run: see {self.log}")
             time.sleep(RETRY_S)
 
     def checkpoint(self) -> Any:
@@ -230,7 +235,7 @@ def submit(
             results |= {plan.name: waiting(after, before) for plan in plans}
             continue
         jobs = [
-            TrainJob((*job.command, *limit), cwd, job.log, plan.paths.record)
+            TrainJob((*job.command, *limit), cwd, job.log, plan.paths.record, plan.paths.lock)
             for plan, job in ((plan, plan.job()) for plan in plans)
         ]
         try:

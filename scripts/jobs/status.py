@@ -58,7 +58,7 @@ def run_status(paths: RunPaths, identity: Identity) -> Status:
         return Status(State.DONE, epochs, epochs)
     saved = Checkpoints(paths.checkpoints).epochs()
     epoch = int(saved[-1].stem[6:]) if saved else 0
-    owner = live_owner(paths.checkpoints / "lock")
+    owner = live_owner(paths.lock)
     if owner is not None:
         return Status(State.RUNNING, epoch, epochs, owner)
     if last_failed(train_log(paths)):

@@ -15,13 +15,9 @@ from filelock import FileLock
 
 from linearconv.engine import loop
 from tests.conftest import REPOSITORY
-from tests.records import without_provenance
+from tests.records import records, without_provenance
 
 LRR = ("model=base", "variant=LRr")
-
-
-def records(tmp_path: Path) -> list[dict]:
-    return [json.loads(p.read_text()) for p in sorted((tmp_path / "results/runs").glob("*.json"))]
 
 
 def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path):
@@ -147,7 +143,7 @@ def test_a_failed_run_exits_1_with_a_traceback_and_no_record(cli, small, tmp_pat
 
 def test_max_minutes_stops_in_time_and_the_next_call_goes_on(cli, small, tmp_path):
     stopped = cli("train", *LRR, *small, "max_minutes=1e-9")
-    assert stopped.code == 75 and "run the same command" in stopped.out
+    assert stopped.code == 75 and "run the same command" in stopped.err
     assert records(tmp_path) == []
     assert cli("train", *LRR, *small).code == 0
 
@@ -159,8 +155,12 @@ def test_a_locked_run_says_whose_it_is(cli, small, tmp_path):
         owner = {"host": "gpu7", "pid": 4711}
         path.with_name("lock-owner.json").write_text(json.dumps(owner))
         outcome = cli("train", *LRR, *small)
-    assert outcome.code == 0 and "is being trained by process 4711 on gpu7" in outcome.out
-    assert records(tmp_path) == []
+        sweep = cli("train", "-m", "model=base", "variant=LRr,Conv", *small)
+    assert outcome.code == 75 and "is being trained by process 4711 on gpu7" in outcome.err
+    assert sweep.code == 75 and "1 of 2 runs did not finish" in sweep.err
+    assert "exit code 75: model=base variant=LRr" in sweep.err
+    (record,) = records(tmp_path)  # the sweep went on
+    assert "-base-Conv-" in record["run_id"]
 
 
 @pytest.mark.parametrize("variant", ["Conv", "r", "e", "L", "Lr", "LRr"])

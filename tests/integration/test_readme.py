@@ -39,7 +39,8 @@ def test_commands_compose(command):
     _, entry, *arguments = shlex.split(command, comments=True)
     if set(arguments) & OF_ONES_OWN:
         pytest.skip("needs the files that the page says to write")
-    overrides = [a for a in arguments if a != "-m"]
+    # Without the keys of Hydra's plugins, which are not installed here.
+    overrides = [a for a in arguments if a != "-m" and not a.startswith(("hydra/", "hydra."))]
     for job in _jobs(overrides):
         compose(job, entry.removesuffix(".py"))
 

@@ -82,8 +82,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(command, tmp_path):
         log = train_log(plans[0].paths)
         log.parent.mkdir(parents=True)
         log.write_text("epoch 1/2 of the owner\n")
-        judged = judge(plans[0], 0)
+        judged = judge(plans[0], 75)
     assert judged.outcome == "running elsewhere" and f"process {os.getpid()}" in judged.message
+    assert judge(plans[0], 75).outcome == "out of time"
+    assert judge(plans[0], 0).outcome == "failed"  # no record: nothing was done
 
 
 def test_out_of_time_and_the_next_call_goes_on(command, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import submitit
 
+from linearconv.engine.lock import lock
 from linearconv.errors import UserError
 from scripts.jobs import slurm as slurm_module
 from scripts.jobs.runner import last_failed
@@ -29,7 +30,8 @@ def job(tmp_path):
     """A job of a shell command, finished when the file `record` exists."""
 
     def make(script: str) -> TrainJob:
-        return TrainJob(("sh", "-c", script), tmp_path, tmp_path / "train.log", tmp_path / "record")
+        files = (tmp_path / name for name in ("train.log", "record", "lock"))
+        return TrainJob(("sh", "-c", script), tmp_path, *files)
 
     return make
 
@@ -59,17 +61,18 @@ def test_a_failed_job_fails_and_names_its_log(local, job, tmp_path):
     assert last_failed(tmp_path / "train.log")
 
 
-def test_a_run_that_seems_held_is_tried_again(job, tmp_path, monkeypatch):
+def test_a_run_that_another_process_holds_is_tried_again(job, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_module, "RETRY_S", 0.1)
-    held = job("echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record; exit 0")
+    held = job("echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record; exit 75")
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        held()
-        assert (tmp_path / "starts").read_text() == "start\n" * 2
-        (tmp_path / "record").unlink()
-        monkeypatch.setattr(slurm_module, "STALE_S", 0.0)
-        with pytest.raises(RuntimeError, match="another process holds the run"):
+        with lock(held.lock):
             held()
+            assert (tmp_path / "starts").read_text() == "start\n" * 2
+            (tmp_path / "record").unlink()
+            monkeypatch.setattr(slurm_module, "STALE_S", 0.0)
+            with pytest.raises(RuntimeError, match=f"process {os.getpid()} on .* holds the run"):
+                held()
     finally:
         signal.signal(signal.SIGTERM, handler)
 
@@ -85,6 +88,7 @@ def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
         REPOSITORY,
         tmp_path / "train.log",
         tmp_path / "results/runs" / f"{run.run_id}.json",
+        tmp_path / "checkpoint" / run.run_id / "lock",
     )
     (job_id,) = local.submit([train])
     folder = tmp_path / "checkpoint" / run.run_id
@@ -152,6 +156,7 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
     assert f"{tmp_path}/checkpoints/{baseline.run_id}/best.pt" in " ".join(train.command)
     assert train.command[-1] == "max_minutes=95.000000"
     assert train.record == tmp_path / "results/runs" / f"{basis.run_id}.json"
+    assert train.lock == tmp_path / "checkpoints" / basis.run_id / "lock"
 
 
 def test_a_cpu_or_own_gpu_options_leave_the_gpu_out(command, slurm):

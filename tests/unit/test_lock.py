@@ -73,6 +73,20 @@ def test_a_killed_owner_leaves_no_lock(path, other):
         pass
 
 
+def test_a_killed_owner_leaves_no_lock_to_a_container_of_another_name(path, other, monkeypatch):
+    """On one kernel the file lock proves it dead: nobody waits for its heartbeat to get old."""
+    process, _ = other
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+    with pytest.raises(RunLocked, match=f"process {process.pid} on {HERE}"), lock(path):
+        pass
+    assert live_owner(path) == f"process {process.pid} on {HERE}"
+    process.kill()
+    process.join(30)
+    assert live_owner(path) is None
+    with lock(path):
+        assert live_owner(path) == f"process {os.getpid()} on renamed"
+
+
 def test_a_rebooted_host_does_not_wait_for_itself(path):
     owned(path, host=HERE, pid=7, kernel="before the reboot")
     assert live_owner(path) is None
