@@ -68,15 +68,15 @@ certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar 
 .PHONY: tables
 tables: setup  ## regenerate tables, claims, figures and learning rates from the committed records
 	@for recipe in paper short; do \
-		$(RUN) scripts/make_tables.py --recipe $$recipe && \
-		$(RUN) scripts/make_figures.py --recipe $$recipe || exit 1; \
+		$(RUN) scripts/make_tables.py --strict --recipe $$recipe && \
+		$(RUN) scripts/make_figures.py --strict --recipe $$recipe || exit 1; \
 	done
-	@$(RUN) scripts/make_claims.py
-	@$(RUN) scripts/choose_lr.py
+	@$(RUN) scripts/make_claims.py --strict
+	@$(RUN) scripts/choose_lr.py --strict
 
 .PHONY: report
 report: tables  ## one page with all results: results/report.html
-	@$(RUN) scripts/make_report.py
+	@$(RUN) scripts/make_report.py --strict
 
 .PHONY: clean
 clean:  ## remove the environments and the output of the demo; keep results and checkpoints

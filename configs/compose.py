@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -114,11 +114,27 @@ def user_errors() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         if (ours := _user_error_behind(error)) is not None:
             raise ours from None
+        if isinstance(error, OverrideParseException) and _lacks_quotes(error.override):
+            raise UserError(_how_to_quote(error.override)) from None
         text = str(error)
         if error.__cause__ is not None and str(error.__cause__) not in text:
             text += f"\n{error.__cause__}"
         lines = [line for line in text.splitlines() if line and not NOISE.match(line)]
         raise UserError("\n".join(lines)) from None
+
+
+def _lacks_quotes(override: str) -> bool:
+    """Whether a value cannot be read since it is a text, e.g. a path, with = in it."""
+    value = override.partition("=")[2]
+    return "=" in value and not {"'", '"'} & set(value)
+
+
+def _how_to_quote(override: str) -> str:
+    key, _, value = override.partition("=")
+    return (
+        f"{key}: the value {value} contains =, which only quoted values may; "
+        f"""write '{key}="{value}"' (both pairs of quotes)"""
+    )
 
 
 def _user_error_behind(error: BaseException | None) -> UserError | None:

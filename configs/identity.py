@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from functools import cache
 from typing import Any
@@ -13,6 +11,7 @@ from omegaconf import OmegaConf
 from configs.compose import compose_raw, dataset_names
 from configs.groups import group_file, group_names
 from configs.schema import TrainConfig, VariantConfig
+from linearconv.engine.digests import value_sha256
 
 SCIENCE_VERSION = 1
 """Bumped when shared code changes what runs compute, which invalidates all older records."""
@@ -21,14 +20,9 @@ Identity = dict[str, Any]
 """What a run computes, as plain values; stored in records under the key `science`."""
 
 
-def canonical_json(value: Any) -> str:
-    """Canonical JSON of a plain value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def identity_hash(identity: Identity) -> str:
     """sha256 of an identity: two runs with the same hash compute the same thing."""
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+    return value_sha256(identity)
 
 
 def identify(

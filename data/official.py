@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 import shutil
-from collections.abc import Callable, Mapping
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +27,16 @@ log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
 
-DAMAGE = (OSError, RuntimeError, EOFError, ValueError, AssertionError)
-"""Exceptions of torchvision's readers for missing or damaged files."""
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    AssertionError,
+    pickle.UnpicklingError,
+    tarfile.TarError,
+)
+"""Exceptions of torchvision's readers for missing, damaged or malicious files."""
 
 
 def pack(
@@ -114,7 +125,26 @@ def _read(official: Official, raw: Path, root: Path, *, download: bool) -> tuple
     if missing and not download:
         names = ", ".join(f"{archive.name} (MD5 {archive.md5})" for archive in missing)
         raise FileNotFoundError(f"expected in that folder or in {root.resolve()}/: {names}")
-    return raw, official.read(raw, True)
+    with _unpacking_inside():
+        return raw, official.read(raw, True)
+
+
+@contextmanager
+def _unpacking_inside() -> Iterator[None]:
+    """Let tarfile refuse members that would be written outside the folder.
+
+    torchvision unpacks without a filter, and only Python 3.14 has one by default. Python before
+    3.11.4 knows none; there the MD5, which torchvision checks first, must suffice.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        yield
+        return
+    before = tarfile.TarFile.extraction_filter
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before and staticmethod(before)
 
 
 def _provide(archive: Archive, raw: Path, root: Path) -> bool:

@@ -5,6 +5,7 @@
 Reads the records in results/learning_rates/runs/ and prints the command that trains what is
 missing. Nothing is changed: a model whose best rate is not the configured one gets the new rate and
 the next revision in configs/model/<model>.yaml by hand, which invalidates its older records.
+Damaged records are named and left out (--strict: exit code 1).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from scripts.paper.learning_rates import (
     command,
     curves_figure,
 )
-from scripts.paper.results import RESULTS, read_records
+from scripts.paper.options import add_strict, exit_code, read_and_name
+from scripts.paper.results import RESULTS, Records
 
 
 def main() -> int:
@@ -36,10 +38,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=RESULTS / "learning_rates")
+    add_strict(parser)
     args = parser.parse_args()
     try:
         runs = (args.folder / "runs").is_dir()
-        found = choices(read_records(args.folder) if runs else [])
+        records = read_and_name(args.folder) if runs else Records([], [])
+        found = choices(records.usable)
         with atomic_write(args.folder / "README.md") as file:
             file.write(page(found).encode())
         with atomic_write(args.folder / "choices.csv") as file:
@@ -53,7 +57,7 @@ def main() -> int:
     missing = [choice.model for choice in found if choice.missing]
     if missing:
         print(f"to train what is missing: {command(missing)}")
-    return 0
+    return exit_code(args, records)
 
 
 def page(found: list[Choice]) -> str:

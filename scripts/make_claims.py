@@ -3,21 +3,24 @@
     python scripts/make_claims.py    # results/claims.{md,csv}; of other recipes results/claims/
 
 Also renews the accuracies and the verdicts in README.md, if the results are the repository's own.
-The claims are in configs/claims.yaml. The output depends only on the files in results/.
+The claims are in configs/claims.yaml. The output depends only on the files in results/. Damaged
+records are named and left out (--strict: exit code 1).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.claims_text import Judged, claims_block, csv_text, judged, markdown
+from scripts.paper.options import add_strict, exit_code, read_and_name
 from scripts.paper.readme import renewed, results_block
-from scripts.paper.results import RESULTS, Results, read_records, recipes
+from scripts.paper.results import RESULTS, Record, Results, recipes
 
 README = RESULTS.parent / "README.md"
 
@@ -28,9 +31,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    add_strict(parser)
     args = parser.parse_args()
     try:
-        results = results_by_recipe(args.results_dir)
+        records = read_and_name(args.results_dir)
+        results = results_by_recipe(args.results_dir, records.usable)
         claims = {recipe: judged(found) for recipe, found in results.items()}
         for recipe, found in claims.items():
             name = "claims" if recipe == "paper" else f"claims/{recipe}"
@@ -43,12 +48,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return MISTAKE
     print(f"{args.results_dir}/claims.md, and of other recipes claims/*.md")
-    return 0
+    return exit_code(args, records)
 
 
-def results_by_recipe(folder: Path) -> dict[str, Results]:
+def results_by_recipe(folder: Path, records: Sequence[Record]) -> dict[str, Results]:
     """The results of the paper's recipe, and of each other one that has runs."""
-    records = read_records(folder)
     found = {recipe: Results(folder, recipe, records) for recipe in recipes()}
     return {name: results for name, results in found.items() if results.cells() or name == "paper"}
 

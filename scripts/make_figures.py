@@ -4,7 +4,8 @@
     python scripts/make_figures.py --recipe short   # results/figures/short/
 
 Reads results/runs/*.json and results/artifacts/*.npz. A figure without any of its runs is not
-drawn; one with some of its runs shows those. Missing runs are listed in both cases.
+drawn; one with some of its runs shows those. Missing runs are listed in both cases. Damaged records
+are named and left out (--strict: exit code 1).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.figures import Figure, all_figures
 from scripts.paper.formats import lines_csv
-from scripts.paper.options import add_options, recipe_folder
+from scripts.paper.options import add_options, exit_code, read_and_name, recipe_folder
 from scripts.paper.results import Results
 
 
@@ -31,14 +32,16 @@ def main() -> int:
     args = parser.parse_args()
     folder = recipe_folder(args, "figures")
     try:
-        for figure in all_figures(Results(args.results_dir, args.recipe), args.metric):
+        records = read_and_name(args.results_dir)
+        results = Results(args.results_dir, args.recipe, records.usable)
+        for figure in all_figures(results, args.metric):
             write(figure, folder)
             print(outcome(figure))
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
     print(f"figures in {folder}, their data in {folder / 'data'}")
-    return 0
+    return exit_code(args, records)
 
 
 def outcome(figure: Figure) -> str:

@@ -3,7 +3,8 @@
     python scripts/make_report.py                   # results/report.html
 
 The page has a section for each recipe whose runs fill cells, and always one for the paper's.
-Styles, script and images are embedded.
+Styles, script and images are embedded. Damaged records are named and left out (--strict: exit
+code 1).
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ import sys
 from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
-from scripts.paper.options import add_options
+from scripts.paper.options import add_options, exit_code, read_and_name
 from scripts.paper.page import read_sections, render
-from scripts.paper.results import read_records
 from scripts.paper.speeds import read_benchmarks
 
 
@@ -29,17 +29,17 @@ def main() -> int:
     args = parser.parse_args()
     path = args.results_dir / "report.html"
     try:
-        records = read_records(args.results_dir)
+        records = read_and_name(args.results_dir)
         benchmarks = read_benchmarks(args.results_dir)
-        sections, unused = read_sections(args.results_dir, records, args.metric, benchmarks)
+        sections, unused = read_sections(args.results_dir, records.usable, args.metric, benchmarks)
         page = render(sections, unused, args.metric)
         with atomic_write(path) as file:
             file.write(page.encode())
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
-    print(f"{path}: {len(records)} runs, {len(page.encode()) / 1e6:.1f} MB")
-    return 0
+    print(f"{path}: {len(records.usable)} runs, {len(page.encode()) / 1e6:.1f} MB")
+    return exit_code(args, records)
 
 
 if __name__ == "__main__":

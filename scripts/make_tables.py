@@ -7,7 +7,7 @@
 
 Reads results/runs/*.json, results/benchmarks/*.csv and results/paper/tables.csv. A run fills a
 cell only if its identity is that of the cell's run in the current code, except for the seed. The
-output depends on those files only.
+output depends on those files only. Damaged records are named and left out (--strict: exit code 1).
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.formats import csv_text, latex, markdown
-from scripts.paper.options import add_options, recipe_folder
-from scripts.paper.results import Results, load_runs
+from scripts.paper.options import add_options, exit_code, read_and_name, recipe_folder
+from scripts.paper.results import Records, Results, listed, runs_frame
 from scripts.paper.speeds import read_benchmarks
 from scripts.paper.tables import tables
-
-LISTED = 8
-"""How many records that fill no cell are listed by name."""
 
 
 def main() -> int:
@@ -39,22 +36,23 @@ def main() -> int:
     parser.add_argument("--frame", type=Path, metavar="FILE.csv", help="write all records instead")
     args = parser.parse_args()
     try:
+        records = read_and_name(args.results_dir)
         if args.frame is None:
-            write_tables(args)
+            write_tables(args, records)
         else:
-            frame = load_runs(args.results_dir)
+            frame = runs_frame(records.usable)
             with atomic_write(args.frame) as file:
                 file.write(frame.to_csv(index=False, lineterminator="\n").encode())
             print(f"{args.frame}: {len(frame)} runs")
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
-    return 0
+    return exit_code(args, records)
 
 
-def write_tables(args: argparse.Namespace) -> None:
+def write_tables(args: argparse.Namespace, records: Records) -> None:
     """Write the tables of one recipe; report unused records and missing measurements."""
-    results = Results(args.results_dir, args.recipe)
+    results = Results(args.results_dir, args.recipe, records.usable)
     benchmarks = read_benchmarks(args.results_dir)
     folder = recipe_folder(args, "tables")
     for table in tables(results, args.metric, benchmarks):
@@ -70,9 +68,7 @@ def write_tables(args: argparse.Namespace) -> None:
 
 def unused_text(names: Sequence[str]) -> str:
     """One line on the records that fill no cell."""
-    listed = ", ".join(names[:LISTED])
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{len(names)} records fill no cell of these tables: {listed}{more}"
+    return f"{len(names)} records fill no cell of these tables: {listed(names)}"
 
 
 if __name__ == "__main__":

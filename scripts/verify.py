@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from configs.cli import FAILED, MISTAKE
-from configs.identity import canonical_json
 from data import ResidentBatches
 from eval import test_batches, trained_model
 from linearconv.engine.device import resolve_device
+from linearconv.engine.digests import canonical_json
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.record import read_record, weights_sha256
 from linearconv.engine.weights import published_runs, read_all_weights, weights_path

@@ -126,7 +126,8 @@ def add_artifacts(
 
 def without_provenance(record: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on where, when and in how many starts a run was trained."""
-    return {key: value for key, value in record.items() if key not in ("provenance", "timing")}
+    depends = ("provenance", "timing", "sha256")
+    return {key: value for key, value in record.items() if key not in depends}
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""The record of a finished run: one JSON file, written once."""
+"""The record of a finished run: one JSON file, written once, which can tell if it was changed.
+
+It holds its own sha256, and those of the files that the run leaves beside it. Records of layout 1
+have neither; they are read as they are, and scripts/seal.py brings them to layout 2.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,21 @@ import torch
 from torch import nn
 
 from linearconv.complexity import count_macs_by_phase, count_parameters, paper_flops
+from linearconv.engine.digests import file_sha256, value_sha256
 from linearconv.engine.files import atomic_write
 from linearconv.engine.loop import Training
 from linearconv.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record's layout."""
+
+UNSEALED = 1
+"""The layout without digests."""
+
+SEAL = "sha256"
+"""The key of a record's own digest, over its canonical JSON without this key."""
+
+RESTORE = "restore it from git or a copy, or delete it and run the training again"
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -102,24 +115,73 @@ def _timing(seconds: list[float], images_per_epoch: int) -> dict[str, Any]:
     }
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record atomically."""
+def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write a record atomically, with its digest; returns what was written."""
+    content = _unsealed(record)
+    record = content | {SEAL: value_sha256(content)}
     with atomic_write(path) as file:
         file.write((json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    return record
+
+
+def _unsealed(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != SEAL}
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record.
+    """Read a record; what it says is what was written.
 
     Raises:
-        UserError: it is missing or not a record of this layout.
+        UserError: it is missing, was changed after it was written, or is not a record.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_bytes().decode())
     except FileNotFoundError:
         raise UserError(f"record {path} not found") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"record {path} is not readable ({error}); restore or delete it") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise UserError(f"{path} is not a record of layout {SCHEMA}; restore or delete it")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"record {path} is not readable ({error}); {RESTORE}") from None
+    if not isinstance(record, dict) or record.get("schema") not in (UNSEALED, SCHEMA):
+        raise UserError(f"{path} is not a record of layout {UNSEALED} or {SCHEMA}; {RESTORE}")
+    if is_sealed(record) and not _seal_holds(record):
+        raise UserError(f"{path} was changed after it was written (its sha256 differs); {RESTORE}")
     return record
+
+
+def is_sealed(record: dict[str, Any]) -> bool:
+    """Whether a record has, or should have, a digest."""
+    return record["schema"] != UNSEALED or SEAL in record
+
+
+def _seal_holds(record: dict[str, Any]) -> bool:
+    try:
+        found = value_sha256(_unsealed(record))
+    except ValueError:  # NaN, which is never written
+        return False
+    return record["schema"] == SCHEMA and found == record.get(SEAL)
+
+
+def file_digests(*paths: Path) -> dict[str, str]:
+    """The sha256 of those of a run's files that exist, by the name of their folder."""
+    return {path.parent.name: file_sha256(path) for path in paths if path.exists()}
+
+
+def check_file(path: Path) -> None:
+    """Compare a run's file with the digest in its record, where there is one.
+
+    Args:
+        path: `<results>/<kind>/<run_id>.<suffix>`; the record is `<results>/runs/<run_id>.json`.
+
+    Raises:
+        UserError: the file was changed after it was written, or the record is damaged.
+        FileNotFoundError: there is no such file.
+    """
+    path = path.absolute()
+    record = path.parent.parent / "runs" / f"{path.stem}.json"
+    if not record.exists():
+        return
+    expected = read_record(record).get("files", {}).get(path.parent.name)
+    if expected is not None and file_sha256(path) != expected:
+        raise UserError(
+            f"{path} was changed after it was written (its sha256 is not the one in {record}); "
+            "restore it from git or a copy, or delete it"
+        )

@@ -24,7 +24,7 @@ from linearconv.engine.files import delete_partial
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
-from linearconv.engine.record import build_record, read_record, write_record
+from linearconv.engine.record import build_record, file_digests, read_record, write_record
 from linearconv.engine.reporting import TensorBoard, console
 from linearconv.engine.weights import MAX_PARAMETERS, weights_path, write_weights
 from linearconv.errors import UserError
@@ -210,7 +210,9 @@ def _publish(spec: RunSpec, training: Training, checkpoints: Checkpoints) -> dic
     if record["params"] <= MAX_PARAMETERS:
         write_weights(paths.weights, published)
     write_artifacts(paths.artifacts, filter_artifacts(model) | correct_artifacts(correct))
-    write_record(paths.record, record)
+    record = write_record(
+        paths.record, record | {"files": file_digests(paths.artifacts, paths.weights)}
+    )
     if checkpoints.folder != paths.checkpoints:
         checkpoints.move_to(paths.checkpoints)
     return record

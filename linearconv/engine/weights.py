@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from linearconv.engine.files import atomic_write
+from linearconv.engine.record import check_file
 from linearconv.errors import UserError
 
 MAX_PARAMETERS = 1_000_000
@@ -71,9 +72,11 @@ def read_all_weights(path: Path) -> dict[str, dict[str, Any]]:
     """The `checkpoints` that `write_weights` was given.
 
     Raises:
-        UserError: the file is missing, damaged or was not written by `write_weights`.
+        UserError: the file is missing, damaged, was not written by `write_weights`, or is not the
+            one that the record beside it names.
     """
     try:
+        check_file(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["run"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

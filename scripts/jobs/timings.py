@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from configs.identity import Identity, canonical_json
+from configs.identity import Identity
 from linearconv.engine.checkpoint import Checkpoints, load
+from linearconv.engine.digests import canonical_json
 from linearconv.engine.record import read_record
 from linearconv.errors import UserError
 

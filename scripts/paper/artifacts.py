@@ -11,6 +11,7 @@ import numpy as np
 
 from data.packed import DAMAGE
 from linearconv.engine.artifacts import artifacts_path, unpack_correct, unpack_symmetric
+from linearconv.engine.record import check_file
 from linearconv.errors import UserError
 
 T = TypeVar("T")
@@ -82,8 +83,9 @@ def _read(folder: Path, run_id: str, read: Callable[[Mapping[str, np.ndarray]], 
     path = artifacts_path(folder, run_id)
     if not path.exists():
         return None
+    check_file(path)
     try:
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return read(arrays)
     except (*DAMAGE, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); restore or delete it") from None

@@ -100,7 +100,7 @@ def _matching(records: Sequence[Record], config: TrainConfig, rate: float) -> li
     """The records of the runs with this config and rate, whatever their seed."""
     recipe, found = replace(config.recipe, lr=rate), []
     for record in records:
-        seeded = replace(config, recipe=recipe, seed=record["science"]["seed"])
+        seeded = replace(config, recipe=recipe, seed=record["science"].get("seed"))
         if record["science"] == identify(seeded):
             found.append(record)
     return sorted(found, key=lambda record: record["science"]["seed"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pandas as pd
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
 from configs.groups import CONFIG_DIR, group_names
 from configs.identity import Identity, identity_hash, recipe_name, variant_name
-from linearconv.engine.record import read_record
+from linearconv.engine.record import is_sealed, read_record
 from linearconv.errors import UserError
 
 Record = dict[str, Any]
@@ -26,6 +28,9 @@ RESULTS = CONFIG_DIR.parent / "results"
 METRICS = {"best": "test_acc_best", "last": "test_acc_last"}
 """The key in a record by the name of the metric."""
 
+LISTED = 8
+"""How many records a note lists by name."""
+
 CURVE = {"epoch", "test_acc", "train_acc", "correlation_loss"}
 """The keys that are read from each epoch of a curve."""
 
@@ -35,52 +40,136 @@ def recipes() -> list[str]:
     return sorted(group_names("recipe"), key=lambda name: name != "paper")
 
 
-def read_records(folder: Path) -> list[Record]:
-    """All records of `folder/runs`, sorted by name.
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is in the folder of records.
+
+    Attributes:
+        usable: the records, sorted by name of their files.
+        damaged: a message for each one that cannot be used and is left out.
+    """
+
+    usable: list[Record]
+    damaged: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of these records, a line each."""
+        older = [record["run_id"] for record in self.usable if not is_sealed(record)]
+        if not older:
+            return self.damaged
+        return [
+            *self.damaged,
+            f"{len(older)} older records have no digest that protects them, `python "
+            f"scripts/seal.py` adds it: {listed(older)}",
+        ]
+
+
+def read_records(folder: Path) -> Records:
+    """All records of `folder/runs`; damaged ones are named and left out.
 
     Raises:
-        UserError: no such folder, a damaged record, or two records of the same run.
+        UserError: no such folder.
     """
     if not (folder / "runs").is_dir():
         raise UserError(f"no records: {folder / 'runs'} not found")
     records: dict[str, Record] = {}
+    damaged = []
     for path in sorted((folder / "runs").glob("*.json")):
-        record = read_record(path)
-        _check_record(path, record)
+        try:
+            record = read_checked(path)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
         other = records.setdefault(identity_hash(record["science"]), record)
         if other is not record:
-            raise UserError(f"{path} is another record of the run {other['run_id']}; delete one")
-    return list(records.values())
+            damaged.append(f"{path} is another record of the run {other['run_id']}; delete one")
+    return Records(list(records.values()), damaged)
 
 
-def _check_record(path: Path, record: Record) -> None:
-    """Reject a record that lacks keys that the tables, figures and report read."""
+def read_checked(path: Path) -> Record:
+    """Read a record that has what the tables, figures and pages read.
+
+    Raises:
+        UserError: as `linearconv.engine.record.read_record`, or it lacks some of that.
+    """
+    record = read_record(path)
+    if wrong := _problems(record):
+        raise UserError(
+            f"{path} is damaged ({', '.join(wrong)} missing or invalid); restore or delete it"
+        )
+    return record
+
+
+def _problems(record: Record) -> list[str]:
+    """The keys that are missing or invalid, each once."""
     keys = {"run_id": str, "science": dict, "curve": list, "provenance": list, "best_epoch": int}
     wrong = [key for key, kind in keys.items() if not isinstance(record.get(key), kind)]
-    if not all(isinstance(start, dict) for start in record.get("provenance") or ()):
+    starts = record.get("provenance")
+    if not starts or (isinstance(starts, list) and not all(map(_is_start, starts))):
         wrong.append("provenance")
-    for key in METRICS.values():
-        value = record.get(key)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            wrong.append(key)
+    validated = _has_validation(record.get("science"))
+    accuracies = [*METRICS.values(), *["val_acc_last"] * validated]
+    wrong += [key for key in accuracies if not _is_number(record.get(key))]
+    names = CURVE | ({"val_acc"} if validated else set())
     curve = record.get("curve")
-    if not curve or (isinstance(curve, list) and not all(map(_is_epoch, curve))):
+    if not curve or (isinstance(curve, list) and not all(_is_epoch(e, names) for e in curve)):
         wrong.append("curve")
-    if wrong:
-        names = ", ".join(dict.fromkeys(wrong))
-        raise UserError(f"{path} is damaged ({names} missing or invalid); restore or delete it")
+    return list(dict.fromkeys(wrong))
 
 
-def _is_epoch(entry: Any) -> bool:
+def _has_validation(identity: Any) -> bool:
+    """Whether a run held out validation images, whose accuracies its record then has."""
+    recipe = identity.get("recipe") if isinstance(identity, dict) else None
+    return isinstance(recipe, dict) and bool(recipe.get("val_fraction"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_start(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
-        and set(entry) >= CURVE
-        and all(isinstance(entry[name], int | float) for name in CURVE - {"correlation_loss"})
+        and isinstance(entry.get("device"), str)
+        and isinstance(entry.get("versions"), dict)
+        and isinstance(entry["versions"].get("torch"), str)
+    )
+
+
+def _is_epoch(entry: Any, names: set[str]) -> bool:
+    return (
+        isinstance(entry, dict)
+        and set(entry) >= names
+        and all(isinstance(entry[name], int | float) for name in names - {"correlation_loss"})
     )
 
 
 def load_runs(folder: Path = RESULTS) -> pd.DataFrame:
     """One row for each record of a results folder, whether or not it fills a cell.
+
+    Damaged records are left out, each with a warning that names it.
+
+    Returns:
+        See `runs_frame`.
+
+    Raises:
+        UserError: see `read_records` and `runs_frame`.
+    """
+    records = read_records(folder)
+    for message in records.damaged:
+        warnings.warn(message, stacklevel=2)
+    return runs_frame(records.usable)
+
+
+def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row for each record.
 
     Returns:
         Columns: what was run (`run_id, dataset, model, variant, alpha, rank, recipe, epochs,
@@ -88,10 +177,10 @@ def load_runs(folder: Path = RESULTS) -> pd.DataFrame:
         evaluation), and of the process that finished it `device, threads, torch, commit, started`.
 
     Raises:
-        UserError: see `read_records`, or a record lacks one of these.
+        UserError: a record lacks one of these.
     """
     rows = []
-    for record in read_records(folder):
+    for record in records:
         try:
             rows.append(_frame_row(record))
         except (KeyError, IndexError, TypeError) as error:
@@ -139,18 +228,15 @@ class Results:
     Args:
         folder: contains `runs/` and `artifacts/`.
         recipe: a recipe's name.
-        records: those of the folder, if already read.
+        records: those of the folder; default: all usable ones.
 
     Attributes:
         unused: the records that fill no cell.
-
-    Raises:
-        UserError: a damaged record.
     """
 
     def __init__(self, folder: Path, recipe: str, records: Iterable[Record] | None = None) -> None:
         self.folder, self.recipe = folder, recipe
-        records = read_records(folder) if records is None else list(records)
+        records = read_records(folder).usable if records is None else list(records)
         self._filled = _fill(records, recipe)
         used = {id(record) for seeds in self._filled.values() for record in seeds.values()}
         self.unused = [record for record in records if id(record) not in used]

@@ -305,6 +305,26 @@ def test_eval_mistakes(cli, tmp_path):
     assert outcome.code == 2 and "bad.pt is damaged" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("entry", "key", "value"),
+    [
+        ("eval", "checkpoint", "epoch=1.pt"),
+        ("train", "results_dir", "out/lr=1e-3"),
+        ("train", "dataset.path", "a=b/c=d.npz"),
+    ],
+)
+def test_an_equals_sign_in_a_path_must_be_quoted(cli, entry, key, value):
+    outcome = cli(entry, f"{key}={value}")
+    assert outcome.code == 2
+    assert f"{key}: the value {value} contains =" in outcome.err
+    assert f"""'{key}="{value}"'""" in outcome.err and "mismatched" not in outcome.err
+
+
+def test_a_quoted_path_may_contain_an_equals_sign(cli):
+    outcome = cli("eval", 'checkpoint="epoch=1.pt"')
+    assert outcome.code == 2 and "checkpoint epoch=1.pt not found" in outcome.err
+
+
 def start(*overrides: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *overrides],

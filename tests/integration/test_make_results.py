@@ -187,12 +187,30 @@ def test_last_epochs_and_other_recipes(tmp_path, script):
     assert r"-0.1 \| 70.00 absolute (n=1), baseline not run |" in text
 
 
-@pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
-def test_a_damaged_record_stops_with_one_message(tmp_path, script, name):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "broken.json").write_text("{")
-    done = script(name, "--results-dir", tmp_path)
-    assert done.code == 2 and "broken.json" in done.err and len(done.err.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("name", "folder", "written"),
+    [
+        ("make_tables", "--results-dir", "tables/table3.csv"),
+        ("make_figures", "--results-dir", "figures/figure3-accuracy.png"),
+        ("make_claims", "--results-dir", "claims.csv"),
+        ("make_report", "--results-dir", "report.html"),
+        ("choose_lr", "--folder", "choices.csv"),
+    ],
+)
+def test_damaged_records_are_named_and_left_out(tmp_path, script, name, folder, written):
+    add_runs(tmp_path, Cell("base", "Conv", CIFAR), [(87.0, 86.0)])
+    for broken in ("one", "two"):
+        (tmp_path / "runs" / f"{broken}.json").write_text("{")
+    done = script(name, folder, tmp_path)
+    assert done.code == 0 and "one.json" in done.err and "two.json" in done.err
+    content = (tmp_path / written).read_bytes()
+    (tmp_path / written).unlink()
+    assert script(name, folder, tmp_path, "--strict").code == 1
+    assert (tmp_path / written).read_bytes() == content
+    for broken in ("one", "two"):
+        (tmp_path / "runs" / f"{broken}.json").unlink()
+    assert script(name, folder, tmp_path, "--strict").code == 0
+    assert (tmp_path / written).read_bytes() == content
 
 
 @pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])
@@ -327,7 +345,7 @@ def test_report(results, script):
     assert not re.search(r"https?:|@import|url\(", text)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
-    ids = {record["run_id"] for record in read_records(results)}
+    ids = {record["run_id"] for record in read_records(results).usable}
     assert {f"run-{run_id}" for run_id in ids} <= set(page.ids)
     named = {i for b in page.buttons for i in b.get("data-runs", "").split()}
     assert named == ids - {(results / "unused.txt").read_text()}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from configs import compose
 from linearconv.engine.artifacts import artifacts_path, correct_artifacts, write_artifacts
+from linearconv.engine.record import file_digests, write_record
 from linearconv.engine.weights import read_all_weights, read_weights, weights_path, write_weights
 from linearconv.errors import UserError
 from scripts.paper.artifacts import read_correct
@@ -41,6 +43,14 @@ def run_id(results: Path) -> str:
     return next((results / "runs").glob("*.json")).stem
 
 
+def reseal(results: Path, **changes: Any) -> None:
+    """Let the record name the files as they are now, so that only their content tells."""
+    path = results / "runs" / f"{run_id(results)}.json"
+    files = artifacts_path(results, path.stem), weights_path(results, path.stem)
+    record = json.loads(path.read_text())
+    write_record(path, record | {"files": file_digests(*files)} | changes)
+
+
 def change_weights(results: Path, name: str) -> None:
     """Replace the classifier's weights by others."""
     path = weights_path(results, run_id(results))
@@ -48,6 +58,7 @@ def change_weights(results: Path, name: str) -> None:
     key = [key for key in weights[name]["model"] if key.endswith("weight")][-1]
     weights[name]["model"][key] = torch.flip(weights[name]["model"][key], (0,))
     write_weights(path, weights)
+    reseal(results)
 
 
 def test_published_weights_reproduce_the_record(script, results, digits_root):
@@ -93,10 +104,8 @@ def test_weights_with_other_predictions_are_found(script, results, digits_root):
 
 
 def test_weights_of_another_run_are_found(script, results, digits_root):
-    path = results / "runs" / f"{run_id(results)}.json"
-    record = json.loads(path.read_text())
-    record["science"]["seed"] = 1
-    path.write_text(json.dumps(record))
+    record = json.loads((results / "runs" / f"{run_id(results)}.json").read_text())
+    reseal(results, science=record["science"] | {"seed": 1})
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
     assert outcome.code == 1 and "of another run: science differ" in outcome.out
 
@@ -107,6 +116,7 @@ def test_last_weights_are_not_taken_for_the_best(script, results, digits_root):
     record = json.loads((results / "runs" / f"{run_id(results)}.json").read_text())
     other = weights["best"] | {"epoch": 3 - record["best_epoch"]}
     write_weights(path, weights | {"best": other})
+    reseal(results)
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
     assert outcome.code == 1 and "epoch differ" in outcome.out
 
@@ -119,6 +129,7 @@ def test_weights_that_are_absent_are_said(script, results, digits_root, kept, co
     path = weights_path(results, run_id(results))
     weights = read_all_weights(path)
     write_weights(path, {name: weights[name] for name in kept})
+    reseal(results)
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
     assert outcome.code == code and words in outcome.out
 
@@ -135,6 +146,7 @@ def test_artifacts_that_contradict_the_record_are_found(script, results, digits_
     images = read_correct(results, run_id(results), "best")
     images[0] ^= True
     write_artifacts(path, arrays | correct_artifacts({"best": images}))
+    reseal(results)
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
     assert outcome.code == 1 and "the artifacts have" in outcome.out
 
@@ -142,8 +154,27 @@ def test_artifacts_that_contradict_the_record_are_found(script, results, digits_
 @pytest.mark.parametrize("content", [b"", b"nothing like it", b"\xff" * 64])
 def test_damaged_weights_are_named(script, results, digits_root, content):
     weights_path(results, run_id(results)).write_bytes(content)
+    reseal(results)
     outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
     assert outcome.code == 1 and "safetensors is damaged" in outcome.out
+
+
+@pytest.mark.parametrize("kind", ["weights", "artifacts", "record"])
+def test_a_file_that_was_changed_is_found(script, cli, results, digits_root, tmp_path, kind):
+    name = run_id(results)
+    weights, artifacts = weights_path(results, name), artifacts_path(results, name)
+    record = results / "runs" / f"{name}.json"
+    path = {"weights": weights, "artifacts": artifacts, "record": record}[kind]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    outcome = script("verify", "--results-dir", results, "--data-root", digits_root)
+    assert outcome.code == 1 and str(path) in outcome.out and "delete it" in outcome.out
+    if kind == "weights":
+        for where in ([f"run={name}", f"results_dir={results}"], [f"checkpoint={weights}"]):
+            where += [f"dataset.root={digits_root}", f"checkpoint_dir={tmp_path}/none"]
+            found = cli("eval", *where)
+            assert found.code == 2 and "was changed after it was written" in found.err
 
 
 def test_a_folder_without_weights_is_named(script, tmp_path):

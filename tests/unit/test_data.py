@@ -197,12 +197,6 @@ def test_not_a_zip_at_all(toy):
     expect_error(toy, "truncated or damaged")
 
 
-def test_pickled_content_is_not_executed(toy):
-    arrays = toy_arrays() | {"classes": np.array(["a", 1, None], dtype=object)}
-    np.savez((toy / "toy.npz").open("wb"), **arrays)
-    expect_error(toy, "truncated or damaged")
-
-
 def test_missing_array(toy):
     arrays = toy_arrays()
     del arrays["test_labels"]

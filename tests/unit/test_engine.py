@@ -21,6 +21,7 @@ from linearconv.engine.artifacts import (
     unpack_symmetric,
 )
 from linearconv.engine.checkpoint import Checkpoints, load
+from linearconv.engine.digests import value_sha256
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
@@ -425,8 +426,9 @@ def test_record_holds_what_the_design_names(tmp_path):
     training, _ = train(tmp_path)
     record = toy_record(training)
     path = tmp_path / "runs" / "toy.json"
-    write_record(path, record)
-    assert read_record(path) == json.loads(path.read_text()) == record
+    written = write_record(path, record)
+    assert read_record(path) == json.loads(path.read_text()) == written
+    assert written.pop("sha256") == value_sha256(record) and written == record
     assert set(record) == {
         "schema",
         "run_id",

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from configs import compose, identify, run_id
-from configs.identity import canonical_json, identity_hash, recipe_name, variant_name
+from configs.identity import identity_hash, recipe_name, variant_name
+from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError
 
 LRR = ["model=vgg11", "variant=LRr"]

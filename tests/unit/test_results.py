@@ -92,29 +92,59 @@ def test_basis_counts_only_from_the_baseline_of_its_own_seed(tmp_path):
     assert list(Results(tmp_path, "paper").records(BASIS)) == [0]
 
 
-def test_the_same_run_twice_is_refused(tmp_path):
+def test_the_same_run_twice_is_named_and_counted_once(tmp_path):
     (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
     save_record(tmp_path, copy.deepcopy(record) | {"run_id": "another-name"})
-    with pytest.raises(UserError, match="another record of the run"):
-        read_records(tmp_path)
+    records = read_records(tmp_path)
+    assert len(records.usable) == 1 and "another record of the run" in records.damaged[0]
 
 
-@pytest.mark.parametrize("damage", ["text", "key", "nan", "curve", "layout"])
-def test_a_damaged_record_is_named(tmp_path, damage):
+DAMAGES = {
+    "text": "{",
+    "layout": "[]",
+    "nan": lambda record: record | {"schema": 1, "test_acc_best": float("nan")},
+    "edited": lambda record: record | {"sha256": "0" * 64, "test_acc_best": 99.0},
+    "no digest": lambda record: record,
+    "as if without digest": lambda record: record | {"sha256": "0" * 64, "schema": 1},
+    "key": lambda record: without(record, "test_acc_last") | {"schema": 1},
+    "curve": lambda record: record | {"schema": 1, "curve": [{"epoch": 1}]},
+    "provenance": lambda record: record | {"schema": 1, "provenance": [{"device": "CPU"}]},
+}
+
+
+def without(record, key):
+    return {name: value for name, value in record.items() if name != key}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_is_named_and_left_out(tmp_path, damage):
+    record, _ = add_runs(tmp_path, LINEAR, [(80, 79), (81, 80)])
+    path, content = tmp_path / "runs" / f"{record['run_id']}.json", DAMAGES[damage]
+    path.write_text(content if isinstance(content, str) else json.dumps(content(record)))
+    records = read_records(tmp_path)
+    (message,) = records.damaged
+    assert record["run_id"] in message and "delete it" in message
+    assert filled(tmp_path) == {LINEAR: [1]}
+    with pytest.warns(UserWarning, match=record["run_id"]):
+        assert load_runs(tmp_path).seed.tolist() == [1]
+
+
+def test_a_record_without_validation_accuracies_is_damaged_if_it_held_images_out(tmp_path):
+    (run,) = cell_runs(LINEAR)
+    record = make_record(run, 80.0, 79.0)
+    record["science"]["recipe"]["val_fraction"] = 0.1
+    save_record(tmp_path, record)
+    (message,) = read_records(tmp_path).damaged
+    assert "val_acc_last, curve missing or invalid" in message
+
+
+def test_older_records_are_read_and_a_note_says_how_to_protect_them(tmp_path):
     (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
     path = tmp_path / "runs" / f"{record['run_id']}.json"
-    if damage == "text":
-        path.write_text(path.read_text()[:-20])
-    elif damage == "key":
-        path.write_text(json.dumps({k: v for k, v in record.items() if k != "test_acc_last"}))
-    elif damage == "nan":
-        path.write_text(json.dumps(record | {"test_acc_best": float("nan")}))
-    elif damage == "curve":
-        path.write_text(json.dumps(record | {"curve": [{"epoch": 1}]}))
-    else:
-        path.write_text("[]")
-    with pytest.raises(UserError, match=record["run_id"]):
-        Results(tmp_path, "paper")
+    path.write_text(json.dumps(record | {"schema": 1}))
+    assert filled(tmp_path) == {LINEAR: [0]}
+    (note,) = read_records(tmp_path).notes
+    assert "scripts/seal.py" in note and record["run_id"] in note
 
 
 def accuracy(values, baseline=None, paper=-0.5, first=0, baseline_first=0):
