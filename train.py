@@ -27,7 +27,7 @@ from linearconv.engine.device import resolve_device
 from linearconv.engine.lock import RunLocked
 from linearconv.engine.loop import NonFiniteLoss, TrainSettings
 from linearconv.engine.provenance import portable, provenance
-from linearconv.engine.run import Restart, RunPaths, RunSpec, execute
+from linearconv.engine.run import Restart, RunPaths, RunSpec, execute, name_in_use
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
 from linearconv.errors import UserError, first_line
@@ -50,8 +50,11 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     baseline = read_baseline(config)
     file = DatasetFile(config.dataset, Path(config.dataset.root))
     identity = identify(config, digest=file.digest, baseline=baseline and baseline["run_id"])
-    folders = (config.results_dir, config.checkpoint_dir, config.log_dir)
-    paths = RunPaths(run_id(identity), *map(Path, folders))
+    results, checkpoints, logs = map(
+        Path, (config.results_dir, config.checkpoint_dir, config.log_dir)
+    )
+    name = name_in_use(run_id(identity), results, checkpoints)
+    paths = RunPaths(name, results, checkpoints, logs)
     record = paths.finished()
     if record is not None and not config.overwrite:
         print(f"{paths.run_id} is already finished (overwrite=true runs it again)")

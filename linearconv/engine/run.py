@@ -99,6 +99,22 @@ class RunPaths:
         return read_record(self.record) if self.record.exists() else None
 
 
+def name_in_use(run_id: str, results: Path, checkpoint_dir: Path) -> str:
+    """The name under which a run's files are there already, else `run_id`.
+
+    The hash at a run_id's end says what the run computes; the words before it may change, for
+    instance when somebody gives its variant a config, and with it a name.
+    """
+    words, _, digest = run_id.rpartition("-")
+    dataset_and_model = "-".join(words.split("-")[:2])
+    pattern = f"{dataset_and_model}-*-{digest}"
+    found = [
+        *(path.stem for path in results.glob(f"runs/{pattern}.json")),
+        *(path.name for path in checkpoint_dir.glob(pattern)),
+    ]
+    return run_id if run_id in found or not found else found[0]
+
+
 @dataclass(frozen=True)
 class Restart:
     """What to do with the files of an earlier start.

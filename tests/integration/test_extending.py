@@ -55,6 +55,13 @@ def test_a_model_is_a_file_and_a_yaml(checkout, train):
     assert identity["model"]["name"] == "narrow"
 
 
+def test_a_variant_that_gets_a_name_keeps_its_runs(checkout, train):
+    first = train("digits-base-LRr", "model=base", "variant=LRr", "variant.rank=4")
+    write(checkout, "configs/variant/LRr4.yaml")
+    again = train("digits-base-LRr", "model=base", "variant=LRr4")  # the only record
+    assert again == first and len(list((checkout / "results/runs").iterdir())) == 1
+
+
 def test_a_variant_is_a_yaml(checkout, train):
     write(checkout, "configs/variant/LRr4.yaml")
     identity = train("digits-base-LRr4", "model=base", "variant=LRr4")
