@@ -25,6 +25,7 @@ from configs import dataset_config
 from configs.cli import MISTAKE
 from data import ResidentBatches, load_dataset
 from data.folder_batches import FolderBatches
+from data.spec import Normalisation
 from linearconv import convert, deploy, fuse, model_correlation_loss, set_execution
 from linearconv.complexity import count_macs
 from linearconv.engine.device import device_name, resolve_device
@@ -36,7 +37,7 @@ from linearconv.engine.seeding import seeded
 from linearconv.engine.step import EagerSteps, Regularizer, evaluate
 from linearconv.errors import UserError
 from linearconv.table import aligned
-from models.foreign import any_network
+from models.foreign import any_network, check_network, published_normalisation
 from scripts.bench.timing import latency_ms
 
 SPEED = Speed(channels_last=True, fused_adam=True, small_image_products=True, keep_memory=True)
@@ -172,6 +173,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         check(args)
+        check_network(args.model, pretrained=args.pretrained)
         device = resolve_device(args.device)
         if args.threads:
             torch.set_num_threads(args.threads)
@@ -271,6 +273,7 @@ def load_batches(args: argparse.Namespace, device: torch.device) -> tuple[Batche
         batches = FolderBatches(
             Path(args.data),
             size=args.image_size,
+            normalisation=Normalisation(*published_normalisation(args.model)),
             batch_size=args.batch_size,
             eval_batch_size=EVAL_BATCH,
             limit=args.train_images,
