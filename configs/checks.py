@@ -177,7 +177,7 @@ def _check_choices(config: TrainConfig) -> None:
     )
     _require_choice("recipe.optimizer", config.recipe.optimizer, ("adam",))
     _require_choice("variant.widths", config.variant.widths, ("model", "matched"))
-    _check_device(config.device)
+    check_device(config.device)
 
 
 def _check_variant(config: TrainConfig) -> None:
@@ -228,10 +228,15 @@ def _check_eval(config: EvalConfig) -> None:
     )
     _require_choice("weights", config.weights, ("best", "last"))
     _require(config.batch_size > 0, f"batch_size must be above 0, got {config.batch_size}")
-    _check_device(config.device)
+    check_device(config.device)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Check the name of a device, not whether it is there.
+
+    Raises:
+        UserError: it is not one of those that are supported.
+    """
     kind, _, index = device.partition(":")
     known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
     mps = " (mps is not supported: it has no float64, in which the metrics are summed)"

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset
 
-from linearconv.engine.seeding import generator
+from data.image_folder import (
+    check_same_classes,
+    class_files,
+    open_upright,
+    read_all,
+    split_folders,
+)
+from data.spec import Normalisation
+from linearconv.engine.seeding import generator, seeded
 from linearconv.errors import UserError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Normalisation, that of the published weights of torchvision and timm (ImageNet)."""
+Transform = Callable[[Any], Tensor]
+"""PIL image -> (3, H, W); draws from torch's global generator, if at random."""
 
 
 class FolderBatches:
     """Batches of FOLDER/train/<class>/ and FOLDER/test/<class>/ (or FOLDER/val/<class>/).
 
     Training images are random crops of at least a quarter of the area, resized and mirrored at
-    random; test images are resized and cropped in the centre.
+    random; test images are resized and cropped in the centre. The training batches are a function
+    of the seed and the epoch, however many processes read them.
 
     Args:
         folder: with the two splits.
         size: height and width of the batches' images, in pixels.
+        normalisation: of the three channels.
         batch_size: images in a training batch.
         eval_batch_size: images in a test batch.
         limit: use only so many training images, chosen at random; None: all.
         seed: of this choice and of everything random in training.
-        workers: processes that read images.
+        workers: processes that read images; 0: the calling one reads them.
         device: of the batches.
 
     Attributes:
@@ -38,7 +50,7 @@ class FolderBatches:
         sizes: number of images in each training batch of an epoch.
 
     Raises:
-        UserError: a split is missing or empty, or their classes differ.
+        UserError: a split is missing or empty, their classes differ, or an image is damaged.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class FolderBatches:
         folder: Path,
         *,
         size: int,
+        normalisation: Normalisation,
         batch_size: int,
         eval_batch_size: int,
         limit: int | None,
@@ -53,65 +66,102 @@ class FolderBatches:
         workers: int,
         device: torch.device,
     ) -> None:
-        from torchvision.transforms import v2
-
-        tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-        crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0))
-        centre = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
-        train = _read(
-            folder, "train", transform=v2.Compose([crop, v2.RandomHorizontalFlip(), *tensor])
-        )
-        self._test = _read(folder, "test", "val", transform=v2.Compose([*centre, *tensor]))
-        if train.classes != self._test.classes:
-            raise UserError(
-                f"the training and the test images in {folder} differ in their classes: "
-                f"{', '.join(train.classes)}; {', '.join(self._test.classes)}"
-            )
-        self.classes = len(train.classes)
-        self._seed = seed
+        train, test = _samples(folder)
+        self.classes = 1 + max(label for _, label in train)
         chosen = torch.randperm(len(train), generator=generator("folder", seed, 0))[:limit]
-        self._train = Subset(train, chosen.tolist())
+        self._train, self._test = [train[i] for i in chosen.tolist()], test
+        for samples in (self._train, self._test):
+            files = [path for path, _ in samples]
+            read_all(files, _check, folder, threads=max(1, workers))
         self.train_size = len(self._train)
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         full, rest = divmod(self.train_size, batch_size)
         self.sizes = [batch_size] * full + [rest] * (rest > 0)
-        self._workers, self._device = workers, device
+        self._seed, self._workers, self._device = seed, workers, device
+        self._varied, self._centred = _transforms(size, normalisation)
 
     def train(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of an epoch, counted from 0: images (B, 3, H, W), labels (B,)."""
-        loader = DataLoader(
-            self._train,
-            self._batch_size,
-            shuffle=True,
-            generator=generator("folder", self._seed, 1 + epoch),  # seeds the workers, too
-            num_workers=self._workers,
+        order = torch.randperm(
+            self.train_size, generator=generator("folder", self._seed, 1 + epoch)
         )
-        return self._on_device(loader)
+        images = _Images(self._train, self._varied, (self._seed, epoch))
+        return self._batches(images, self._batch_size, order.tolist())
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test batches."""
-        loader = DataLoader(self._test, self._eval_batch_size, num_workers=self._workers)
-        return self._on_device(loader)
+        images = _Images(self._test, self._centred, ())
+        return self._batches(images, self._eval_batch_size, range(len(self._test)))
 
     def val(self) -> None:
         """No images are held out."""
 
-    def _on_device(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in loader:
-            yield images.to(self._device), labels.to(self._device)
+    def _batches(
+        self, images: _Images, batch_size: int, order: list[int] | range
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            images,
+            batch_size,
+            sampler=order,
+            num_workers=self._workers,
+            generator=torch.Generator(),  # or it would draw from the global one, as dropout does
+        )
+        for batch, labels in loader:
+            yield batch.to(self._device), labels.to(self._device)
 
 
-def _read(folder: Path, *names: str, transform: object):
-    """The images of the first of these splits that is there."""
-    from torchvision.datasets import ImageFolder
+@dataclass(frozen=True)
+class _Images(Dataset):
+    """Images that are a function of their index and of `seed`, in whichever process they are read.
 
-    for name in names:
-        if (folder / name).is_dir():
-            try:
-                return ImageFolder(folder / name, transform)
-            except FileNotFoundError as error:  # no class, or a class without images
-                raise UserError(f"{folder / name}: {error}") from None
-    raise UserError(
-        f"{folder} has no folder {' or '.join(names)}: expected the images in "
-        f"{folder}/train/<class>/ and {folder}/test/<class>/"
+    Attributes:
+        samples: the file and the label of each.
+        transform: of an image.
+        seed: of what is random in it.
+    """
+
+    samples: list[tuple[Path, int]]
+    transform: Transform
+    seed: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        image, _ = open_upright(path)
+        with seeded("folder-image", *self.seed, index):
+            return self.transform(image), label
+
+
+def _samples(folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """The files and labels of the training and of the test images."""
+    train_folder, test_folder = split_folders(folder)
+    if test_folder is None:
+        raise UserError(
+            f"{folder} has no folder train with a folder for each class: expected the images in "
+            f"{folder}/train/<class>/ and {folder}/test/<class>/ (or val/)"
+        )
+    train, test = class_files(train_folder), class_files(test_folder)
+    check_same_classes(train_folder, train, test_folder, test)
+    return tuple(
+        [(path, label) for label, files in enumerate(split.values()) for path in files]
+        for split in (train, test)
     )
+
+
+def _check(path: Path) -> None:
+    """Decode an image, since damage should be found before training."""
+    open_upright(path)
+
+
+def _transforms(size: int, normalisation: Normalisation) -> tuple[Transform, Transform]:
+    """What is done to training and to test images."""
+    from torchvision.transforms import v2
+
+    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    normalised = v2.Normalize(normalisation.mean, normalisation.std)
+    varied = [v2.RandomResizedCrop(size, scale=(0.25, 1.0)), v2.RandomHorizontalFlip()]
+    centred = [v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size)]
+    first, second = (v2.Compose([*crop, *to_tensor, normalised]) for crop in (varied, centred))
+    return first, second

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,6 +28,8 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )
 """Exceptions of Pillow for files that are no images, or damaged ones."""
+
+T = TypeVar("T")
 
 SHOWN = 5
 """Files named in an error message."""
@@ -70,19 +75,17 @@ def read_folder(
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected one with a folder of images per class")
-    train_folder, test_folder = _split_folders(folder)
-    train = {name: _pictures(files) for name, files in _class_files(train_folder).items()}
+    train_folder, test_folder = split_folders(
+        folder, f", or give --from-folder {folder / 'train'} to have test images taken from it"
+    )
+    train = {name: _pictures(files) for name, files in class_files(train_folder).items()}
     if test_folder is None:
         test, train = _take_test_share(train, 0.2 if test_fraction is None else test_fraction)
     elif test_fraction is not None:
         raise UserError(f"--test-fraction is not used, since {test_folder} has the test images")
     else:
-        test = {name: _pictures(files) for name, files in _class_files(test_folder).items()}
-        if list(test) != list(train):
-            raise UserError(
-                f"{train_folder} has the classes {', '.join(train)}, but {test_folder} "
-                f"{', '.join(test)}: expected the same"
-            )
+        test = {name: _pictures(files) for name, files in class_files(test_folder).items()}
+        check_same_classes(train_folder, train, test_folder, test)
     arrays = {"classes": np.array(list(train))}
     for split, classes in (("train", train), ("test", test)):
         arrays[f"{split}_images"] = np.stack([p.pixels for c in classes.values() for p in c])
@@ -99,10 +102,17 @@ def read_folder(
     return arrays, [origin, *_resizing(pictures)]
 
 
-def _split_folders(folder: Path) -> tuple[Path, Path | None]:
+def split_folders(folder: Path, otherwise: str = "") -> tuple[Path, Path | None]:
     """The folders of training and of test images; None without one for test images.
 
     A folder `train` that has images instead of folders is a class of that name.
+
+    Args:
+        folder: with the two.
+        otherwise: what else can be done if there are training images alone, for the message.
+
+    Raises:
+        UserError: there are training images alone.
     """
     train = folder / "train"
     if not (train.is_dir() and _folders(train)):
@@ -110,18 +120,19 @@ def _split_folders(folder: Path) -> tuple[Path, Path | None]:
     for name in ("test", "val"):
         if (folder / name).is_dir():
             return train, folder / name
-    raise UserError(
-        f"{folder} has train/ but neither test/ nor val/: add one, or give --from-folder {train} "
-        "to have test images taken from it"
-    )
+    raise UserError(f"{folder} has train/ but neither test/ nor val/: add one{otherwise}")
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _class_files(folder: Path) -> Files:
-    """The files of each class, hidden ones left out."""
+def class_files(folder: Path) -> Files:
+    """The files of each class, hidden ones left out.
+
+    Raises:
+        UserError: there are fewer than two classes, or one without files.
+    """
     files = {
         path.name: sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         for path in _folders(folder)
@@ -136,38 +147,79 @@ def _class_files(folder: Path) -> Files:
     return files
 
 
+def check_same_classes(
+    train_folder: Path, train: dict[str, Any], test_folder: Path, test: dict[str, Any]
+) -> None:
+    """Check that the training and the test images have the same classes, the keys.
+
+    Raises:
+        UserError: they differ.
+    """
+    if list(test) != list(train):
+        raise UserError(
+            f"{train_folder} has the classes {', '.join(train)}, but {test_folder} "
+            f"{', '.join(test)}: expected the same"
+        )
+
+
 def _pictures(files: list[Path]) -> list[_Picture]:
-    """Read the images of a class.
+    """Read the images of a class; raises as `read_all`."""
+    return read_all(files, _read, files[0].parent)
+
+
+def read_all(
+    files: list[Path], read: Callable[[Path], T], folder: Path, *, threads: int = 1
+) -> list[T]:
+    """What `read` makes of each image file.
+
+    Args:
+        files: in `folder`.
+        read: raises one of `UNREADABLE` for a file that is no image, or a damaged one.
+        folder: for the message.
+        threads: that read at the same time.
 
     Raises:
         UserError: some cannot be read; the message names the first few.
     """
-    pictures, problems = [], []
-    for path in files:
+    problems = []
+
+    def attempt(path: Path) -> T | None:
         try:
-            pictures.append(_read(path))
+            return read(path)
         except UNREADABLE as error:
             problems.append(f"{path} ({str(error).splitlines()[0] if str(error) else 'damaged'})")
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        results = list(pool.map(attempt, files))
     if problems:
         more = f", and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(
-            f"{len(problems)} of {len(files)} files in {files[0].parent} cannot be read as images: "
-            f"{', '.join(problems[:SHOWN])}{more}. Mend or remove them"
+            f"{len(problems)} of {len(files)} files in {folder} cannot be read as images: "
+            f"{', '.join(sorted(problems)[:SHOWN])}{more}. Mend or remove them"
         )
-    return pictures
+    return results
 
 
 def _read(path: Path) -> _Picture:
-    """Read one image, turned upright as its EXIF data says."""
+    """Read one image for a dataset of 32x32 pixels."""
     content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        if image.mode.startswith(("I", "F")):  # Pillow would clip its values
-            raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
-        size = image.size
-        upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright, size = open_upright(io.BytesIO(content))
     if upright.size != (SIZE, SIZE):
         upright = ImageOps.fit(upright, (SIZE, SIZE), Image.Resampling.BILINEAR)
     return _Picture(np.asarray(upright), size, hashlib.sha256(content).digest())
+
+
+def open_upright(file: Path | io.BytesIO) -> tuple[Image.Image, tuple[int, int]]:
+    """An image in RGB, turned upright as its EXIF data says, and its size in the file.
+
+    Raises:
+        Exception: one of `UNREADABLE`.
+    """
+    with Image.open(file) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would clip its values
+            raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
+        return ImageOps.exif_transpose(image).convert("RGB"), image.size
 
 
 def _take_test_share(

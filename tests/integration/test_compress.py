@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from models import Variant, build_model
+from scripts.compression import compression
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +22,12 @@ def rows(output: str) -> dict[str, list[str]]:
     table = output[output.index("network ") :].splitlines()[1:7]
     cells = [re.split(r"  +", line.strip()) for line in table]
     return {name: values for name, *values in cells}
+
+
+def losses(output: str) -> tuple[str, ...]:
+    """The correlation loss before and after fine-tuning."""
+    found = re.search(r"correlation loss (\S+) before fine-tuning, (\S+) after", output)
+    return found.groups()
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,8 @@ def test_a_model_of_this_project(compress, digits_root, tmp_path):
     assert found["the same, folded"][:2] == plain[:2]
     tuned = found["converted, 1 epochs of fine-tuning, factored"]
     assert tuned[2] == found["the same, folded"][2]
+    before, after = losses(done.out)
+    assert after != before
     network = build_model("base", Variant(), in_channels=1, classes=10)
     network.load_state_dict(torch.load(out, weights_only=True))
 
@@ -71,29 +80,99 @@ def test_a_foreign_network_on_a_folder(compress, folder, tmp_path):
     )
 
 
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Ctrl-C in the first measurement after fine-tuning."""
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compression, "latency_ms", interrupt)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_the_correlation_loss_counts_in_short_epochs(compress, digits_root):
+    """Of two batches."""
+    few = (
+        "--model", "base", "--data", "digits", "--data-root", digits_root, "--train-images", "32",
+        "--batch-size", "16", "--epochs", "0",
+    )  # fmt: skip
+    weak, strong = (losses(compress(*few, "--strength", s).out) for s in ("0", "1000"))
+    assert strong[0] == weak[0]
+    assert float(strong[1]) < float(weak[1])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--model", "torchvision:resnet19"], "did you mean one of resnet18"),
         (["--model", "keras:resnet18"], "expected torchvision:NAME, timm:NAME"),
         (["--model", "basse"], "did you mean one of base"),
+        (["--model", "basse", "--data", "cifar11"], "no network basse"),
         (["--model", "base", "--pretrained"], "no pretrained weights of base"),
-        (["--data", "cifar11"], "unknown dataset 'cifar11'"),
+        (["--data", "cifar11"], "--data cifar11: there is no such folder; expected one, or a data"),
         (["--epochs", "-1"], "--epochs must be at least 0"),
+        (["--threads", "-1"], "--threads must be at least 1"),
+        (["--workers", "-1"], "--workers must be at least 0"),
+        (["--rank", "0"], "--rank must be at least 1"),
+        (["--lr", "-1"], "--lr must be above 0"),
+        (["--finetune-lr", "nan"], "--finetune-lr must be above 0"),
+        (["--strength", "-1"], "--strength must be at least 0"),
+        (["--device", "gpu"], "device must be auto, cpu, cuda or cuda:N, got gpu"),
+        (["--out", "."], "--out: . is a folder"),
+        (["--out", "nowhere/folded.pt"], "--out: there is no folder nowhere"),
         (["--model", "base", "--skip", "convx"], "convx"),
         (["--model", "base", "--alpha", "1.5"], "alpha must be between 0 and 1"),
         (["--model", "base", "--skip", "conv*"], "no convolution of base can be converted"),
+        (["--model", "base", "--train-images", "65"], "last batch of the 65 training images"),
+        (["--model", "base", "--lr", "1e30"], "nan in epoch 1, with a learning rate of 1e+30"),
     ],
 )  # fmt: skip
 def test_mistakes(compress, digits_root, options, message):
     data = ["--data", "digits", "--data-root", digits_root, "--train-images", "64"]
-    done = compress(*data, *options)
+    refused(compress(*data, *options), message)
+
+
+def refused(done, message: str) -> None:
+    """That a command ended with this message, as a user's mistake."""
     assert done.code == 2
     assert message in done.err
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        ("base", "64", "base cannot be trained on images of 64x64 pixels: RuntimeError: "),
+        ("torchvision:googlenet", "32", "its output for two images is GoogLeNetOutputs, not (2"),
+        ("timm:vit_tiny_patch16_224", "32", "on images of 32x32 pixels: AssertionError: "),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be_trained_on_the_images(compress, folder, model, size, message):
+    done = compress("--model", model, "--data", folder, "--image-size", size, "--workers", "0")
+    refused(done, message)
+    assert "epoch" not in done.out
+
+
 def test_a_folder_without_splits(compress, folder):
-    done = compress("--data", folder / "train")
-    assert done.code == 2
-    assert "has no folder train" in done.err
+    refused(compress("--data", folder / "train"), "has no folder train")
+
+
+def test_a_dataset_goes_before_a_folder_of_its_name(compress, digits_root, tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    places = ("--model", "base", "--data-root", digits_root, "--skip", "conv*")
+    refused(compress(*places, "--data", "digits"), "no convolution of base can be converted")
+    refused(compress(*places, "--data", "./digits"), "digits has no folder train")
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_the_weights_are_there_before_the_measurements(compress, digits_root, tmp_path):
+    """So that they outlive an interruption, which ends with a line."""
+    out = tmp_path / "folded.pt"
+    done = compress(
+        "--model", "base", "--data", "digits", "--data-root", digits_root, "--train-images", "32",
+        "--epochs", "0", "--out", out,
+    )  # fmt: skip
+    assert (done.code, done.err) == (130, "interrupted\n")
+    assert "conv1.weight" in torch.load(out, weights_only=True)

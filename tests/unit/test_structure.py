@@ -19,6 +19,7 @@ FLOORS = (
     ("configs",),
     ("train", "eval"),
     ("scripts.bench", "scripts.deployment", "scripts.jobs", "scripts.paper"),
+    ("scripts.compression",),
     ("scripts",),
 )
 """From the lowest to the highest; a module imports from its own floor or from a lower one."""

@@ -1,0 +1,1 @@
+"""Compressing any network and comparing what it costs and saves."""

@@ -1,0 +1,127 @@
+"""The options of compress.py, and which of their values are possible."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from configs.checks import check_device
+from linearconv.engine.precision import PRECISIONS
+from linearconv.errors import UserError
+
+LEAST = {
+    "image_size": 8,
+    "train_images": 2,
+    "epochs": 0,
+    "finetune_epochs": 1,
+    "batch_size": 2,
+    "rank": 1,
+    "threads": 1,
+    "workers": 0,
+}
+"""The least value of each whole number."""
+
+
+def parse(description: str) -> argparse.Namespace:
+    """The options, checked.
+
+    Raises:
+        UserError: as in `check`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option(
+        "--model",
+        default="torchvision:resnet18",
+        metavar="LIBRARY:NAME",
+        help="torchvision:NAME, timm:NAME or a model of this project (default: %(default)s)",
+    )
+    option("--pretrained", action="store_true", help="start from the library's weights")
+    option(
+        "--data",
+        default="cifar10",
+        help="a dataset, or a folder with train/<class>/ and test/<class>/ (or val/); a folder "
+        "that is called like a dataset is ./NAME; default: %(default)s",
+    )
+    option("--image-size", type=int, default=224, help="of the images of a folder (%(default)s)")
+    option(
+        "--train-images",
+        type=int,
+        default=8000,
+        help="use only so many, of a folder, too (%(default)s)",
+    )
+    option("--epochs", type=int, default=5, help="of the plain network (%(default)s)")
+    option("--finetune-epochs", type=int, default=3, help="of the converted one (%(default)s)")
+    option("--lr", type=float, default=1e-3, help="learning rate of Adam (%(default)s)")
+    option("--finetune-lr", type=float, default=3e-4, help="in fine-tuning (%(default)s)")
+    option("--batch-size", type=int, default=64)
+    option("--alpha", type=float, default=0.5, help="share of stored filters (%(default)s)")
+    option("--rank", type=int, help="of the coefficients (LRr); default: full")
+    option(
+        "--strength",
+        type=float,
+        default=1e-2,
+        help="of the correlation loss, which is added to every 10th batch, or to the last one of "
+        "shorter epochs (%(default)s)",
+    )
+    option(
+        "--skip",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="modules, or patterns, whose convolutions stay",
+    )
+    option("--out", type=Path, help="write the state dict of the folded network here")
+    option("--seed", type=int, default=0)
+    option("--precision", default="tf32", choices=sorted(PRECISIONS))
+    option("--threads", type=int, help="CPU threads; default: torch's")
+    option("--workers", type=int, default=2, help="processes that read a folder (%(default)s)")
+    option("--device", default="auto")
+    option(
+        "--data-root",
+        type=Path,
+        default=os.environ.get("LINEARCONV_DATA", "datasets"),
+        help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
+    )
+    args = parser.parse_args()
+    check(args)
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Reject impossible values before any data is read.
+
+    Raises:
+        UserError: the message names the option and what was expected.
+    """
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"{_option(name)} must be at least {least}, got {value}")
+    for name in ("lr", "finetune_lr"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise UserError(f"{_option(name)} must be above 0, got {getattr(args, name)}")
+    if not 0 <= args.strength < math.inf:
+        raise UserError(f"--strength must be at least 0, got {args.strength}")
+    if not 0 < args.alpha < 1:
+        raise UserError(f"--alpha must be between 0 and 1 (exclusive), got {args.alpha}")
+    check_device(args.device)
+    if args.out is not None:
+        _check_out(args.out)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_out(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"--out: {path} is a folder; expected the name of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"--out: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--out: {path.parent} cannot be written to")

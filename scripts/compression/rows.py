@@ -1,0 +1,39 @@
+"""The comparison of a network with its compressed forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from linearconv.table import aligned
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the comparison.
+
+    Attributes:
+        name: what was done.
+        parameters: number of stored parameters.
+        macs: multiply-adds for one image; LinearConv layers are counted as factored ones, whether
+            or not they are executed so.
+        accuracy: percentage of the test images.
+        latency: median milliseconds of a batch; None if not timed.
+    """
+
+    name: str
+    parameters: int
+    macs: float
+    accuracy: float
+    latency: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """For the table."""
+        latency = "" if self.latency is None else f"{self.latency:.1f}"
+        counts = (f"{self.parameters:,}", f"{self.macs / 1e6:,.1f}")
+        return (self.name, *counts, f"{self.accuracy:.2f}", latency)
+
+
+def comparison(rows: list[Row], images: int) -> str:
+    """The rows as a table; `images` is the size of the batch that was timed."""
+    header = ("network", "parameters", "MMACs", "accuracy, %", f"ms for {images} images")
+    return aligned([header, *(row.cells() for row in rows)], left=(0,))

@@ -1,0 +1,112 @@
+"""Folders of images as batches: the same whoever reads them, and read as datasets are."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.folder_batches import FolderBatches
+from data.spec import Normalisation
+from linearconv.errors import UserError
+
+UNCHANGED = Normalisation([0.0] * 3, [1.0] * 3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six training and two test images of two classes, 20 pixels high and 30 wide."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 1)):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{i}.png")
+    return tmp_path
+
+
+def batches(folder, *, workers=0, seed=0, size=16, limit=None) -> FolderBatches:
+    return FolderBatches(
+        folder, size=size, normalisation=UNCHANGED, batch_size=4, eval_batch_size=4, limit=limit,
+        seed=seed, workers=workers, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def train_images(*args, epoch=0, **kwargs) -> torch.Tensor:
+    return torch.cat([images for images, _ in batches(*args, **kwargs).train(epoch)])
+
+
+def test_batches_are_a_function_of_seed_and_epoch(folder):
+    torch.manual_seed(0)
+    alone = train_images(folder)
+    state = torch.get_rng_state()
+    assert torch.equal(train_images(folder, workers=2), alone)
+    assert torch.equal(torch.get_rng_state(), state)  # dropout draws the same, too
+    assert not torch.equal(train_images(folder, epoch=1), alone)
+    assert not torch.equal(train_images(folder, seed=1), alone)
+    assert alone.shape == (6, 3, 16, 16)
+
+
+def test_each_image_is_cropped_in_its_own_way(folder):
+    """Six copies of one image."""
+    first, *others = sorted((folder / "train").rglob("*.png"))
+    for other in others:
+        other.write_bytes(first.read_bytes())
+    images = train_images(folder)
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 6
+
+
+def test_labels_sizes_and_the_limit(folder):
+    found = batches(folder)
+    assert (found.classes, found.train_size, found.sizes) == (2, 6, [4, 2])
+    assert sorted(torch.cat([labels for _, labels in found.train(0)]).tolist()) == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]
+    assert torch.cat([labels for _, labels in found.test()]).tolist() == [0, 1]
+    assert batches(folder, limit=5).sizes == [4, 1]
+
+
+def test_images_are_turned_upright_and_hidden_files_left_out(folder):
+    path = folder / "val" / "cat" / "0.png"
+    upright = batches(folder, size=20)
+    ((expected, _),) = upright.test()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    Image.open(path).rotate(180).save(path, exif=exif)
+    (folder / "val" / ".cache").mkdir()
+    (folder / "val" / "dog" / ".DS_Store").write_bytes(b"no image")
+    ((found, _),) = batches(folder, size=20).test()
+    assert torch.equal(found, expected)
+
+
+def test_damaged_images_are_named_before_training(folder):
+    path = folder / "train" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=rf"1 of 6 files in .* cannot be read as images: {path}"):
+        batches(folder)
+
+
+def test_images_of_16_bits_are_refused(folder):
+    path = folder / "val" / "dog" / "0.png"
+    Image.fromarray(np.zeros((20, 30), np.uint16)).save(path)
+    with pytest.raises(UserError, match="mode I;16, expected 8 bits per channel"):
+        batches(folder)
+
+
+def test_splits_must_have_the_same_classes(folder):
+    (folder / "train" / "dog").rename(folder / "train" / "bird")
+    with pytest.raises(UserError, match="has the classes bird, cat, but .* cat, dog"):
+        batches(folder)
+
+
+def test_a_folder_of_training_images_alone(folder):
+    for path in sorted((folder / "val").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (folder / "val").rmdir()
+    with pytest.raises(UserError, match="neither test/ nor val/: add one$"):
+        batches(folder)
