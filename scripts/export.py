@@ -41,6 +41,9 @@ IMAGES = 256
 TOLERANCE = 1e-4
 """Largest difference between two logits, relative to the largest logit."""
 
+FILE_OPTION = "--data-path <file>.npz"
+"""How this script is given the file of a dataset, for error messages."""
+
 
 class Disagreement(Exception):
     """An exported file that computes something else than the network it was made of."""
@@ -101,7 +104,7 @@ def export(args: argparse.Namespace) -> None:
     paths = [path, *([path.with_name(f"{path.stem}-int8{path.suffix}")] if args.int8 else [])]
     _check_request(args, paths)
     _, checkpoint = find_checkpoint(args.run, args.weights, args.checkpoint_dir, args.results_dir)
-    spec = dataset_of(checkpoint["science"], args.data_path)
+    spec = dataset_of(checkpoint["science"], args.data_root, args.data_path, option=FILE_OPTION)
     model = trained_model(checkpoint, spec)
     network, about = in_form(model, args.form, checkpoint, spec)
     about["weights"] = args.weights

@@ -46,7 +46,7 @@ def where(trained, digits_root) -> list[str]:
 def published(folder: Path, *overrides: str) -> str:
     """Publish the initial weights of a run, with batch norms as they might be later."""
     identity = identify(compose(list(overrides)))
-    spec, name = dataset_of(identity), run_id(identity)
+    spec, name = dataset_of(identity, folder), run_id(identity)
     torch.manual_seed(0)
     variant = Variant.from_identity(identity["variant"])
     model = build_model(

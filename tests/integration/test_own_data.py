@@ -89,7 +89,7 @@ def own(places, own_file) -> list[str]:
     return ["dataset=custom", f"dataset.path='{own_file}'", *elsewhere]
 
 
-def test_a_file_is_trained_on_and_evaluated(cli, own, own_file, tmp_path, caplog):
+def test_a_file_is_trained_on_and_evaluated(cli, script, own, own_file, tmp_path, caplog):
     trained = cli("train", *own, *QUICK)
     assert trained.code == 0, trained.err
     assert "identity" not in caplog.text
@@ -110,6 +110,20 @@ def test_a_file_is_trained_on_and_evaluated(cli, own, own_file, tmp_path, caplog
     np.savez(tmp_path / "other.npz", **arrays | {"test_images": arrays["test_images"] ^ 1})
     other = cli(*evaluate, f"dataset.path={tmp_path}/other.npz")
     assert other.code == 2 and "has other images or labels than the file" in other.err
+
+    verified = script("verify", "--results-dir", tmp_path / "results")
+    assert verified.code == 0, verified.out
+    assert f"{record['run_id']}: not checked: dataset=custom needs its file" in verified.out
+    assert "0 of 0 runs are reproduced by their weights, 1 not checked" in verified.out
+    export = ["export", record["run_id"], f"--results-dir={tmp_path}/results",
+              "--format=safetensors", f"--out={tmp_path}/network.safetensors"]  # fmt: skip
+    without = script(*export)
+    assert without.code == 2 and "give it as --data-path <file>.npz" in without.err
+    other = script(*export, f"--data-path={tmp_path}/other.npz")
+    assert other.code == 2 and "has other images or labels than the file" in other.err
+    assert not (tmp_path / "network.safetensors").exists()
+    exported = script(*export, "--data-path", own_file)
+    assert exported.code == 0 and "on 16 test images" in exported.out, exported.err
 
 
 def test_a_multirun_over_a_file(cli, own, tmp_path):

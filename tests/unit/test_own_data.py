@@ -1,6 +1,7 @@
 """Datasets of a user's own: files and folders that are described, and mistakes in them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from data import DatasetFile, packed
 from data.image_folder import read_folder
 from data.own import describe, name_of
 from data.packed import write_packed
+from eval import dataset_of
 from linearconv.errors import UserError
 
 BASE = ["model=base", "variant=Lr", "dataset=custom"]
@@ -192,6 +194,28 @@ def test_an_own_dataset_whose_file_is_missing_or_another(save, tmp_path, caplog)
     )
     DatasetFile(spec, tmp_path).load()
     assert "is not the mine that its yaml describes" in caplog.text
+    assert "--from-folder DIR --name mine --overwrite` writes both" in caplog.text
+
+
+def test_a_run_is_evaluated_on_its_own_images_alone(save, tmp_path, monkeypatch):
+    """Its dataset was packed anew, with other images in more classes, and so was its config."""
+    old, new = save("old.npz"), save("birds.npz", train_labels=np.arange(20) % 4)
+    identity = identify(compose([*BASE, f"dataset.path={old}", "dataset.name=birds"]))
+    config = replace(describe(new), path=None)
+    monkeypatch.setattr("eval.dataset_names", lambda: ["birds"])
+    monkeypatch.setattr("eval.dataset_config", lambda name: config)
+    for path in (None, str(new)):
+        with pytest.raises(UserError, match="birds.npz has other images.*give that file as --it"):
+            dataset_of(identity, tmp_path, path, option="--it")
+    given = dataset_of(identity, tmp_path, str(old))
+    assert (given.digest, given.classes) == (identity["dataset"]["digest"], 3)
+    new.unlink()
+    absent = dataset_of(identity, tmp_path)
+    assert (absent.digest, absent.classes) == (given.digest, 3)
+    with pytest.raises(UserError, match="birds.npz not found"):
+        DatasetFile(absent, tmp_path).load()
+    old.rename(new)
+    assert DatasetFile(dataset_of(identity, tmp_path), tmp_path).load().digest == given.digest
 
 
 def test_a_folder_that_may_be_a_typing_error_is_not_downloaded_into(tmp_path, monkeypatch):
