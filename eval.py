@@ -109,10 +109,16 @@ def test_batches(
     device: torch.device,
     path: str | None = None,
     option: str = FILE_OPTION,
+    plain_train: int = 1,
 ) -> ResidentBatches:
-    """The test images that a run was evaluated on, from the folder of packed datasets or `path`."""
+    """The test images that a run was evaluated on; see `dataset_of`.
+
+    The batches have no training images, but the first `plain_train` of them as `val()`, that is,
+    without augmentation.
+    """
     spec = dataset_of(identity, root, path, option=option)
-    data = load_dataset(spec, root, limit_train=1, limit_test=identity["dataset"]["limit_test"])
+    limit = identity["dataset"]["limit_test"]
+    data = load_dataset(spec, root, limit_train=plain_train, limit_test=limit, val_fraction=1.0)
     return ResidentBatches(
         data,
         spec,
