@@ -13,8 +13,9 @@ from torch import nn
 from configs import EvalConfig, dataset_config, dataset_names
 from configs.cli import run_main
 from configs.identity import Identity
-from data import Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
+from data import SIZE, Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
 from data.own import describe
+from data.packed import packed_path
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.device import resolve_device
@@ -23,6 +24,9 @@ from linearconv.engine.step import evaluate
 from linearconv.engine.weights import MAX_PARAMETERS, read_weights, weights_path
 from linearconv.errors import UserError
 from models import Variant, build_model
+
+FILE_OPTION = "dataset.path=<file>.npz"
+"""How eval.py is given the file of a dataset, for error messages."""
 
 
 def main(config: EvalConfig, overrides: list[str]) -> None:
@@ -103,10 +107,17 @@ def test_batches(
     batch_size: int,
     device: torch.device,
     path: str | None = None,
+    option: str = FILE_OPTION,
+    plain_train: int = 1,
 ) -> ResidentBatches:
-    """The test images that a run was evaluated on, from the folder of packed datasets or `path`."""
-    spec = dataset_of(identity, path)
-    data = load_dataset(spec, root, limit_train=1, limit_test=identity["dataset"]["limit_test"])
+    """The test images that a run was evaluated on; see `dataset_of`.
+
+    The batches have no training images, but the first `plain_train` of them as `val()`, that is,
+    without augmentation.
+    """
+    spec = dataset_of(identity, root, path, option=option)
+    limit = identity["dataset"]["limit_test"]
+    data = load_dataset(spec, root, limit_train=plain_train, limit_test=limit, val_fraction=1.0)
     return ResidentBatches(
         data,
         spec,
@@ -117,44 +128,52 @@ def test_batches(
     )
 
 
-def dataset_of(identity: Identity, path: str | None = None) -> DatasetSpec:
-    """The dataset of a run, with the run's own padding and normalisation.
+def dataset_of(
+    identity: Identity, root: Path, path: str | None = None, *, option: str = FILE_OPTION
+) -> DatasetSpec:
+    """The dataset of a run, with all that the identity says of it.
 
     Args:
         identity: the run's.
-        path: the dataset's file; None: the one in the folder of packed datasets.
+        root: the folder of packed datasets.
+        path: the dataset's file; None: the one in `root`.
+        option: how the caller is given a file, for error messages.
 
     Raises:
         UserError: it was a file of the user's own, which is not given, or another one is.
     """
     recipe, dataset = identity["recipe"], identity["dataset"]
-    described = _described(dataset, path)
-    spec = replace(
-        described,
-        augmentation=Augmentation(**recipe["augmentation"]),
+    augmentation = Augmentation(**recipe["augmentation"])
+    return replace(
+        _described(dataset, root, path, option),
+        classes=dataset["classes"],
+        channels=len(recipe["normalisation"]["mean"]),
+        image_size=SIZE - 2 * augmentation.test_padding,
+        augmentation=augmentation,
         normalisation=Normalisation(**recipe["normalisation"]),
     )
-    if dataset["digest"] != described.published:  # a run on data of its own
-        spec = replace(spec, digest=dataset["digest"], official_md5={})
-    return spec
 
 
-def _described(dataset: dict[str, Any], path: str | None) -> DatasetSpec:
-    """The description of the dataset in an identity: its config, else that of the file."""
-    name = dataset["name"]
-    described = dataset_config(name) if name in dataset_names() else None
-    if described is not None and (path is None or not described.own):
-        return replace(described, path=path)
-    if path is None:
+def _described(dataset: dict[str, Any], root: Path, path: str | None, option: str) -> DatasetSpec:
+    """The description of the dataset in an identity: its config, or that of the user's file."""
+    name, digest = dataset["name"], dataset["digest"]
+    config = dataset_config(name) if name in dataset_names() else None
+    if config is not None and not config.own:
+        if digest != config.published:  # a run on data of its own
+            config = replace(config, digest=digest, official_md5={})
+        return replace(config, path=path)
+    if config is None and path is None:
         raise UserError(
-            f"the run was trained on a file of your own, named {name}: give it as "
-            "dataset.path=<file>.npz (in scripts: --data-path)"
+            f"the run was trained on a file of your own, named {name}: give it as {option}"
         )
-    found = describe(path, name)
-    if found.digest != dataset["digest"]:
+    file = packed_path(name, root.expanduser()) if path is None else Path(path)
+    if path is None and not file.exists():
+        return replace(config, digest=digest)  # loading it says how to get it
+    found = describe(file, name)  # not the config, which may be that of a newer file
+    if found.digest != digest:
         raise UserError(
-            f"dataset.path={path} has other images or labels than the file that the run was "
-            f"trained on (sha256 {found.digest}, expected {dataset['digest']}): give that file"
+            f"{file} has other images or labels than the file that the run was trained on (sha256 "
+            f"{found.digest}, expected {digest}): give that file as {option}"
         )
     return found
 

@@ -13,7 +13,7 @@ from configs.groups import group_file, group_names
 from configs.schema import EvalConfig, TrainConfig
 from data import DATA
 from data.official import DATASETS
-from data.own import NAME
+from data.own import NAME, NAME_RULE
 from linearconv.engine.device import check_cuda
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
@@ -113,8 +113,7 @@ def _check_dataset(config: TrainConfig) -> None:
         )
     _require(
         not dataset.own or NAME.fullmatch(dataset.name) is not None,
-        f"dataset.name={dataset.name} must have lower-case letters, digits and underscores only: "
-        "it begins the run_id",
+        f"dataset.name={dataset.name} {NAME_RULE}",
     )
     _require(
         not dataset.own or dataset.name not in DATASETS,

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from configs.compose import CUSTOM, dataset_config, dataset_names
 from configs.groups import CONFIG_DIR, group_file
-from data.own import NAME
+from data.own import NAME, NAME_RULE
 from data.spec import DatasetSpec
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
@@ -34,10 +34,7 @@ def check_new_name(name: str, packed: Path, *, overwrite: bool) -> None:
         UserError: an invalid name, that of one of the project's datasets, or one in use.
     """
     if NAME.fullmatch(name) is None:
-        raise UserError(
-            f"--name {name!r} must have lower-case letters, digits and underscores only: it "
-            "begins the run_ids"
-        )
+        raise UserError(f"--name {name!r} {NAME_RULE}")
     if name == CUSTOM or (name in dataset_names() and not dataset_config(name).own):
         raise UserError(f"--name {name} is a dataset of the project: choose another name")
     used = [str(path) for path in (config_path(name), packed) if path.exists()]

@@ -86,7 +86,8 @@ class DatasetFile:
         if spec.digest and spec.own:
             return (
                 f"{self.path} (sha256 {digest}) is not the {spec.name} that its yaml describes "
-                f"({spec.digest}): `python scripts/prepare_data.py --overwrite` writes both"
+                f"({spec.digest}): `python scripts/prepare_data.py --from-folder DIR --name "
+                f"{spec.name} --overwrite` writes both"
             )
         if spec.digest:
             return (

@@ -34,6 +34,9 @@ T = TypeVar("T")
 SHOWN = 5
 """Files named in an error message."""
 
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
+"""Names of folders that hardly are classes, in lower case."""
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -57,7 +60,8 @@ def read_folder(
 
     Without a folder for test images (`test` or `val`), `test_fraction` of each class's images, at
     least one, are the test images: those whose files have the lowest sha256, whatever the files
-    are called. Classes are the folders' names, sorted; files are found in folders below, too.
+    are called. Classes are the folders' names, sorted; each has images, and may have more in
+    folders below.
 
     Images are resized so that their shorter side has 32 pixels (bilinear, antialiased), and the
     longer side is cropped at the centre. If all are grey they have one channel, else three;
@@ -71,7 +75,8 @@ def read_folder(
         The arrays of `data.packed.KEYS`, and what was done to the images, in sentences.
 
     Raises:
-        UserError: no or too few images, a file that cannot be read, or a wrong `test_fraction`.
+        UserError: no or too few images, folders that hardly are classes, a file that cannot be
+            read, or a wrong `test_fraction`.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected one with a folder of images per class")
@@ -137,6 +142,7 @@ def class_files(folder: Path) -> Files:
         path.name: sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         for path in _folders(folder)
     }
+    _check_classes(folder, files)
     empty = [name for name, found in files.items() if not found]
     if len(files) < 2 or empty:
         raise UserError(
@@ -160,6 +166,25 @@ def check_same_classes(
             f"{train_folder} has the classes {', '.join(train)}, but {test_folder} "
             f"{', '.join(test)}: expected the same"
         )
+
+
+def _check_classes(folder: Path, files: Files) -> None:
+    """Reject folders that are groups of classes, as Train/ and Test/ are, and not classes."""
+    groups = [
+        name
+        for name, found in files.items()
+        if found and all(path.parent != folder / name for path in found)
+    ]
+    splits = [name for name in files if name.lower() in SPLITS]
+    if not groups and len(splits) < 2:  # one may be a class: of vehicles, say
+        return
+    names = groups or splits
+    reason = "only folders in them" if groups else "names of splits"
+    raise UserError(
+        f"{folder}: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)} have {reason}, "
+        "expected one folder for each class, with its images in it. Folders of training and of "
+        "test images, each with the folders of the classes: rename them to train/ and test/"
+    )
 
 
 def _pictures(files: list[Path]) -> list[_Picture]:

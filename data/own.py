@@ -10,16 +10,26 @@ from data.packed import Dataset, read_file
 from data.spec import Augmentation, DatasetSpec
 from linearconv.errors import UserError
 
-NAME = re.compile(r"[a-z0-9_]+")
-"""Names of datasets: they are part of run_ids, whose parts are joined by hyphens."""
+NAME = re.compile(r"(?!(null|none|true|false|inf|nan)$)[a-z][a-z0-9_]*")
+"""Names of datasets: they are part of run_ids, whose parts are joined by hyphens, and choices on
+Hydra's command line, which takes others for numbers or constants."""
+NAME_RULE = (
+    "must have lower-case letters, digits and underscores only, begin with a letter, and not be "
+    "null, none, true, false, inf or nan: it begins the run_ids and is a choice of Hydra's"
+)
+"""`NAME` in words, for error messages."""
 
 STORED_SIZES = (28, SIZE)
 """Heights and widths of images that are padded to 32x32 as the paper's datasets are."""
 
 
 def name_of(path: Path) -> str:
-    """A valid name for the dataset in a file: the file's own, in lower case with underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "custom"
+    """A valid name for the dataset in a file: the file's own, in lower case with underscores.
+
+    It begins with "my_" if it would be none otherwise.
+    """
+    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "custom"
+    return name if NAME.fullmatch(name) else f"my_{name}"
 
 
 def describe(path: Path | str | None, name: str | None = None) -> DatasetSpec:

@@ -25,21 +25,25 @@ import torch
 from torch import Tensor, nn
 
 from configs.cli import FAILED, MISTAKE
-from data import SIZE, DatasetSpec
-from eval import dataset_of, find_checkpoint, trained_model
+from configs.identity import Identity
+from data import SIZE, DatasetFile, DatasetSpec, ResidentBatches
+from eval import dataset_of, find_checkpoint, test_batches, trained_model
 from linearconv import LinearConv2d, fuse, set_execution
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from models import Variant
 from scripts.deployment.formats import FORMATS, About, Format, check_packages
-from scripts.deployment.images import check_images
-from scripts.deployment.int8 import quantise
+from scripts.deployment.images import random_batches
+from scripts.deployment.int8 import CALIBRATION, quantise
 from scripts.paper.results import RESULTS
 
 IMAGES = 256
 """Images that logits are compared on, in batches of 1, of 7 and of all."""
 TOLERANCE = 1e-4
 """Largest difference between two logits, relative to the largest logit."""
+
+FILE_OPTION = "--data-path <file>.npz"
+"""How this script is given the file of a dataset, for error messages."""
 
 
 class Disagreement(Exception):
@@ -101,19 +105,20 @@ def export(args: argparse.Namespace) -> None:
     paths = [path, *([path.with_name(f"{path.stem}-int8{path.suffix}")] if args.int8 else [])]
     _check_request(args, paths)
     _, checkpoint = find_checkpoint(args.run, args.weights, args.checkpoint_dir, args.results_dir)
-    spec = dataset_of(checkpoint["science"], args.data_path)
+    spec = dataset_of(checkpoint["science"], args.data_root, args.data_path, option=FILE_OPTION)
+    batches, kind = check_batches(args, checkpoint["science"], spec)
     model = trained_model(checkpoint, spec)
     network, about = in_form(model, args.form, checkpoint, spec)
     about["weights"] = args.weights
-    limit = checkpoint["science"]["dataset"]["limit_test"]
-    images, kind = check_images(spec, args.data_root, count=IMAGES, limit=limit)
+    _make_folder(path)
+    images = next(batches.test())[0].contiguous()  # from channels last, which an export would keep
     difference = write_checked(path, chosen, network, about, model, images)
     print(
         f"{path}: {args.format}, {args.form}, {path.stat().st_size:,} bytes, largest logit "
         f"difference {difference:.1e} on {len(images)} {kind}"
     )
     if args.int8:
-        print(quantise(*paths, spec, args.data_root, limit))
+        print(quantise(*paths, batches))
 
 
 def _check_request(args: argparse.Namespace, paths: list[Path]) -> None:
@@ -127,6 +132,26 @@ def _check_request(args: argparse.Namespace, paths: list[Path]) -> None:
             raise UserError(f"{path} is a folder; --out is the name of the file")
         if path.exists() and not args.overwrite:
             raise UserError(f"{path} exists; --overwrite replaces it, --out names another file")
+
+
+def check_batches(
+    args: argparse.Namespace, identity: Identity, spec: DatasetSpec
+) -> tuple[ResidentBatches, str]:
+    """The run's test images, and what they are.
+
+    If the dataset's file is missing, they are random ones; with --int8, which needs training
+    images as well, as `val()`, it is downloaded.
+    """
+    root, size = args.data_root, {"batch_size": IMAGES, "device": torch.device("cpu")}
+    if args.int8 or DatasetFile(spec, root).path.exists():
+        where = {"path": args.data_path, "option": FILE_OPTION}
+        return test_batches(identity, root, **size, **where, plain_train=CALIBRATION), "test images"
+    kind = f"random images, since {spec.name}.npz is not in {root}"
+    return random_batches(spec, count=IMAGES), kind
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder of a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

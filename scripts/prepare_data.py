@@ -19,26 +19,46 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from configs import dataset_config
 from configs.cli import MISTAKE
 from configs.own_dataset import check_new_name, write_config
-from data import DatasetFile
+from data import DatasetFile, DatasetSpec
 from data.image_folder import read_folder
 from data.official import DATASETS, pack
 from data.own import describe
 from data.packed import KEYS, packed_path, read_file, read_packed, write_packed
 from linearconv.errors import UserError
 
+SHOWN = 10
+"""Classes whose images are counted one by one."""
+
 
 def main() -> int:
     """Pack and describe datasets; returns the exit code."""
     parser = options()
     args = parser.parse_args()
+    check_options(parser, args)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if not args.names:
+            print(pack_own(args))
+        for name in args.names:
+            print(pack_and_describe(name, Path(args.root), download=not args.offline))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    return 0
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with a message if options contradict each other, or one has no effect."""
     own = args.from_folder is not None or args.from_npz is not None
     if own == bool(args.names) or not DATASETS.keys() >= set(args.names):
         parser.error(
@@ -47,18 +67,19 @@ def main() -> int:
         )
     if own == (args.name is None):
         parser.error("--name NAME belongs to --from-folder and --from-npz, which need it")
-    if args.test_fraction is not None and args.from_folder is None:
-        parser.error("--test-fraction belongs to --from-folder")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if own:
-            print(pack_own(args))
-        for name in args.names:
-            print(pack_and_describe(name, Path(args.root), download=not args.offline))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return MISTAKE
-    return 0
+    folder = args.from_folder is not None
+    for option, given, applies, belongs_to in (
+        ("--test-fraction", args.test_fraction is not None, folder, "--from-folder"),
+        ("--flip", args.flip is not None, own, "--from-folder and --from-npz"),
+        ("--overwrite", args.overwrite, own, "--from-folder and --from-npz"),
+        ("--offline", args.offline, not own, "datasets that are downloaded"),
+    ):
+        if given and not applies:
+            parser.error(f"{option} belongs to {belongs_to}")
+    root = args.root.expanduser()
+    for path in (root, *root.parents):
+        if path.exists() and not path.is_dir():
+            parser.error(f"--root {args.root}: {path} is a file, expected a folder")
 
 
 def options() -> argparse.ArgumentParser:
@@ -99,7 +120,6 @@ def options() -> argparse.ArgumentParser:
     own.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
-        default=False,
         help="mirror half the training images; wrong for digits and letters (default: no)",
     )
     own.add_argument("--overwrite", action="store_true", help="replace a dataset of your own")
@@ -115,25 +135,51 @@ def pack_own(args: argparse.Namespace) -> str:
         arrays, notes = read_folder(folder, test_fraction=args.test_fraction)
     else:
         arrays, notes = read_npz(args.from_npz.expanduser()), []
-    write_packed(path, arrays)
-    try:
-        spec = describe(path, args.name)
-    except UserError:
-        path.unlink()
-        raise
-    spec = replace(spec, augmentation=replace(spec.augmentation, flip=args.flip))
+    spec = write_described(path, arrays, args.name, source=args.from_folder or args.from_npz)
+    spec = replace(spec, augmentation=replace(spec.augmentation, flip=bool(args.flip)))
     config = write_config(spec)
     shape = "x".join(map(str, (spec.image_size, spec.image_size, spec.channels)))
     return "\n".join(
         [
             f"{path}: {spec.train_size} training and {spec.test_size} test images ({shape}), "
             f"{spec.classes} classes, sha256 {spec.digest}",
+            f"classes (training + test images): {class_counts(arrays)}",
             *notes,
             f"mirrored in training: {'yes' if args.flip else 'no (--flip)'}",
             f"described in {config}; train with `python train.py dataset={spec.name} model=base "
             "variant=Lr`",
         ]
     )
+
+
+def write_described(
+    path: Path, arrays: Mapping[str, np.ndarray], name: str, *, source: Path
+) -> DatasetSpec:
+    """Pack arrays and describe the file.
+
+    Raises:
+        UserError: they cannot be trained on; a file that was there before is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        write_packed(new, arrays)
+        try:
+            spec = describe(new, name)
+        except UserError as error:
+            raise UserError(str(error).replace(str(new), str(source))) from None
+        new.replace(path)
+    return spec
+
+
+def class_counts(arrays: Mapping[str, np.ndarray]) -> str:
+    """The number of training and of test images of each class, of many only the first."""
+    names = arrays["classes"]
+    train, test = (
+        np.bincount(arrays[f"{split}_labels"], minlength=len(names)) for split in ("train", "test")
+    )
+    counts = [f"{c} {n} + {m}" for c, n, m in zip(names, train, test, strict=True)]
+    return ", ".join(counts[:SHOWN] + [f"and {len(counts) - SHOWN} more"] * (len(counts) > SHOWN))
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

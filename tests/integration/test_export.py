@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from configs import compose, dataset_config, identify, run_id
 from eval import dataset_of, find_checkpoint, trained_model
+from eval import test_batches as batches_of
 from linearconv.engine.weights import weights_path, write_weights
 from models import Variant, build_model
 from scripts.deployment.formats import FORMATS
-from scripts.deployment.images import normalised
 from tests.integration.conftest import SIZE
 from train import train
 
@@ -46,7 +46,7 @@ def where(trained, digits_root) -> list[str]:
 def published(folder: Path, *overrides: str) -> str:
     """Publish the initial weights of a run, with batch norms as they might be later."""
     identity = identify(compose(list(overrides)))
-    spec, name = dataset_of(identity), run_id(identity)
+    spec, name = dataset_of(identity, folder), run_id(identity)
     torch.manual_seed(0)
     variant = Variant.from_identity(identity["variant"])
     model = build_model(
@@ -134,10 +134,10 @@ def assert_plain(kind: str, shapes: dict, plain: dict) -> None:
 @pytest.fixture(scope="module")
 def real_digits(digits_root) -> torch.Tensor:
     """17 training images, which the script does not check with."""
-    from data import load_dataset
-
-    config = dataset_config("digits")
-    return normalised(load_dataset(config, digits_root).train.images[:17], config)
+    identity = identify(compose(["model=base", "variant=Conv", "dataset=digits"]))
+    size = {"batch_size": 17, "device": torch.device("cpu")}
+    images, _ = next(batches_of(identity, digits_root, **size, plain_train=17).val())
+    return images
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,8 @@ def test_logits_that_are_no_numbers_are_refused(script, tmp_path):
         (["--out={tmp}/here/network"], "cannot be written"),
     ],
 )
-def test_mistakes_are_named(script, run, where, tmp_path, arguments, words):
+def test_mistakes_are_named(script, run, where, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "here").write_bytes(b"a file")
     given = [argument.format(tmp=tmp_path) for argument in arguments]
     if given[0].startswith("--"):
@@ -229,6 +230,16 @@ def test_mistakes_are_named(script, run, where, tmp_path, arguments, words):
     done = script("export", *given, "--format=safetensors", *where)
     assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_nothing_is_written_without_the_images_that_int8_needs(script, tmp_path):
+    name = published(tmp_path, "model=base", "variant=Lr", "dataset=cifar10")
+    out = tmp_path / "exports" / "network.onnx"
+    done = script("export", name, "--format=onnx", "--int8", f"--results-dir={tmp_path}",
+                  f"--checkpoint-dir={tmp_path}", f"--data-root={tmp_path}/none",
+                  f"--out={out}")  # fmt: skip
+    assert done.code == 2 and "none does not exist, so nothing was downloaded" in done.err
+    assert not out.parent.exists()
 
 
 def test_missing_packages_are_named(script, run, where, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY
+from scripts.prepare_data import class_counts
+from tests.conftest import REPOSITORY, Outcome
 
 QUICK = ["model=base", "variant=Lr", "recipe.epochs=1", "recipe.batch_size=16"]
 
@@ -72,6 +73,69 @@ def test_a_folder_is_packed_trained_on_and_evaluated(checkout):
 
 
 @pytest.fixture
+def pack(script, tmp_path, monkeypatch):
+    """Packs images of two classes in this process, outside the checkout; returns the outcome."""
+    monkeypatch.setattr("configs.own_dataset.CONFIG_DIR", tmp_path / "configs")
+
+    def call(*images: np.ndarray, options: tuple[str, ...] = ()) -> Outcome:
+        shutil.rmtree(tmp_path / "photos", ignore_errors=True)
+        for i, image in enumerate(images):
+            path = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        return script("prepare_data", f"--root={tmp_path}", f"--from-folder={tmp_path}/photos",
+                      "--name=letters", *options)  # fmt: skip
+
+    return call
+
+
+def test_unusable_images_replace_nothing(pack, tmp_path):
+    packed = pack(*(stripes(i % 2, i) for i in range(6)))
+    assert packed.code == 0, packed.err
+    assert "\nclasses (training + test images): a 2 + 1, b 2 + 1\n" in packed.out
+    files = [tmp_path / "letters.npz", tmp_path / "configs" / "dataset" / "letters.yaml"]
+    before = [file.read_bytes() for file in files]
+    black = np.zeros((32, 32, 3), np.uint8)
+    refused = pack(black, black, black, black, options=("--overwrite",))
+    assert refused.code == 2 and f"{tmp_path}/photos: train_images have a channel" in refused.err
+    assert [file.read_bytes() for file in files] == before
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "configs", "letters.npz"}
+    assert pack(*(stripes(i % 2, i) for i in range(8)), options=("--overwrite",)).code == 0
+    assert files[0].read_bytes() != before[0] and files[1].read_bytes() != before[1]
+
+
+def test_only_the_first_of_many_classes_are_counted():
+    labels = np.repeat(np.arange(12), 2)
+    arrays = {"classes": np.array(list("abcdefghijkl")), "train_labels": labels,
+              "test_labels": np.arange(11)}  # fmt: skip
+    counts = class_counts(arrays)
+    assert counts.startswith("a 2 + 1, b 2 + 1, ") and counts.endswith("j 2 + 1, and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["digits", "--flip"], "--flip belongs to --from-folder and --from-npz"),
+        (["digits", "--no-flip"], "--flip belongs to --from-folder and --from-npz"),
+        (["digits", "--overwrite"], "--overwrite belongs to --from-folder and --from-npz"),
+        (["--from-folder=.", "--name=a", "--offline"], "--offline belongs to datasets that"),
+        (["--from-npz=a.npz", "--name=a", "--test-fraction=0.5"], "belongs to --from-folder"),
+        (["--from-folder=."], "--name NAME belongs to"),
+        (["digits", "--root={file}"], "a.txt is a file, expected a folder"),
+        (["digits", "--root={file}/b"], "a.txt is a file, expected a folder"),
+        (["--from-folder=.", "--name=a", "--root={file}"], "a.txt is a file, expected a folder"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(script, tmp_path, arguments, words):
+    (tmp_path / "a.txt").touch()
+    root = [] if "--root" in arguments[-1] else [f"--root={tmp_path}"]
+    given = [argument.format(file=tmp_path / "a.txt") for argument in arguments]
+    done = script("prepare_data", *given, *root)
+    assert done.code == 2 and words in done.err and "Traceback" not in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.fixture
 def own_file(tmp_path) -> Path:
     """Grey images (N, 32, 32) with int32 labels and no names."""
     arrays = {}
@@ -89,7 +153,7 @@ def own(places, own_file) -> list[str]:
     return ["dataset=custom", f"dataset.path='{own_file}'", *elsewhere]
 
 
-def test_a_file_is_trained_on_and_evaluated(cli, own, own_file, tmp_path, caplog):
+def test_a_file_is_trained_on_and_evaluated(cli, script, own, own_file, tmp_path, caplog):
     trained = cli("train", *own, *QUICK)
     assert trained.code == 0, trained.err
     assert "identity" not in caplog.text
@@ -110,6 +174,20 @@ def test_a_file_is_trained_on_and_evaluated(cli, own, own_file, tmp_path, caplog
     np.savez(tmp_path / "other.npz", **arrays | {"test_images": arrays["test_images"] ^ 1})
     other = cli(*evaluate, f"dataset.path={tmp_path}/other.npz")
     assert other.code == 2 and "has other images or labels than the file" in other.err
+
+    verified = script("verify", "--results-dir", tmp_path / "results")
+    assert verified.code == 0, verified.out
+    assert f"{record['run_id']}: not checked: dataset=custom needs its file" in verified.out
+    assert "0 of 0 runs are reproduced by their weights, 1 not checked" in verified.out
+    export = ["export", record["run_id"], f"--results-dir={tmp_path}/results",
+              "--format=safetensors", f"--out={tmp_path}/network.safetensors"]  # fmt: skip
+    without = script(*export)
+    assert without.code == 2 and "give it as --data-path <file>.npz" in without.err
+    other = script(*export, f"--data-path={tmp_path}/other.npz")
+    assert other.code == 2 and "has other images or labels than the file" in other.err
+    assert not (tmp_path / "network.safetensors").exists()
+    exported = script(*export, "--data-path", own_file)
+    assert exported.code == 0 and "on 16 test images" in exported.out, exported.err
 
 
 def test_a_multirun_over_a_file(cli, own, tmp_path):

@@ -1,6 +1,8 @@
 """Datasets of a user's own: files and folders that are described, and mistakes in them."""
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from data import DatasetFile, packed
 from data.image_folder import read_folder
 from data.own import describe, name_of
 from data.packed import write_packed
+from eval import dataset_of
 from linearconv.errors import UserError
 
 BASE = ["model=base", "variant=Lr", "dataset=custom"]
@@ -82,17 +85,18 @@ def test_the_identity_follows_the_images_not_the_file(save, caplog):
 
 
 def test_names_come_from_the_file_and_can_be_given(save):
-    assert [name_of(Path(n)) for n in ("My file-1.npz", "A.b.npz", "---.npz")] == [
-        "my_file_1",
-        "a_b",
-        "custom",
-    ]
+    names = {"My file-1": "my_file_1", "A.b": "a_b", "---": "custom", "2024": "my_2024"}
+    names |= {"NaN": "my_nan", "nullable": "nullable"}
+    assert {stem: name_of(Path(f"{stem}.npz")) for stem in names} == names
     path = save("cifar10.npz")
     with pytest.raises(UserError, match="cifar10 is a published dataset.*my_cifar10"):
         compose([*BASE, f"dataset.path={path}"])
     with pytest.raises(UserError, match="dataset.name=Two-parts must have lower-case letters"):
         compose([*BASE, f"dataset.path={path}", "dataset.name=Two-parts"])
     assert compose([*BASE, f"dataset.path={path}", "dataset.name=two"]).dataset.name == "two"
+    for name in ("123", "1e3", "nan"):
+        with pytest.raises(UserError, match="dataset.name=.* must .* begin with a letter"):
+            compose([*BASE, f"dataset.path={path}", f"dataset.name={name}"])
 
 
 def test_a_file_is_read_once(save, monkeypatch):
@@ -192,6 +196,28 @@ def test_an_own_dataset_whose_file_is_missing_or_another(save, tmp_path, caplog)
     )
     DatasetFile(spec, tmp_path).load()
     assert "is not the mine that its yaml describes" in caplog.text
+    assert "--from-folder DIR --name mine --overwrite` writes both" in caplog.text
+
+
+def test_a_run_is_evaluated_on_its_own_images_alone(save, tmp_path, monkeypatch):
+    """Its dataset was packed anew, with other images in more classes, and so was its config."""
+    old, new = save("old.npz"), save("birds.npz", train_labels=np.arange(20) % 4)
+    identity = identify(compose([*BASE, f"dataset.path={old}", "dataset.name=birds"]))
+    config = replace(describe(new), path=None)
+    monkeypatch.setattr("eval.dataset_names", lambda: ["birds"])
+    monkeypatch.setattr("eval.dataset_config", lambda name: config)
+    for path in (None, str(new)):
+        with pytest.raises(UserError, match="birds.npz has other images.*give that file as --it"):
+            dataset_of(identity, tmp_path, path, option="--it")
+    given = dataset_of(identity, tmp_path, str(old))
+    assert (given.digest, given.classes) == (identity["dataset"]["digest"], 3)
+    new.unlink()
+    absent = dataset_of(identity, tmp_path)
+    assert (absent.digest, absent.classes) == (given.digest, 3)
+    with pytest.raises(UserError, match="birds.npz not found"):
+        DatasetFile(absent, tmp_path).load()
+    old.rename(new)
+    assert DatasetFile(dataset_of(identity, tmp_path), tmp_path).load().digest == given.digest
 
 
 def test_a_folder_that_may_be_a_typing_error_is_not_downloaded_into(tmp_path, monkeypatch):
@@ -262,9 +288,10 @@ def test_a_split_is_the_users(folder, name):
         (folder / "train").mkdir(exist_ok=True)
         (folder / label).rename(folder / "train" / label)
         picture(folder / name / label / "a" / "deep.png", seed=99)
+        picture(folder / name / label / "0.png", seed=98)
         (folder / name / label / ".DS_Store").write_text("hidden")
     arrays, notes = read_folder(folder)
-    assert len(arrays["train_labels"]) == 20 and arrays["test_labels"].tolist() == [0, 1]
+    assert len(arrays["train_labels"]) == 20 and arrays["test_labels"].tolist() == [0, 0, 1, 1]
     assert notes == [f"test images: those in {name}/"]
     with pytest.raises(UserError, match="--test-fraction is not used"):
         read_folder(folder, test_fraction=0.1)
@@ -348,6 +375,23 @@ def test_folders_that_are_no_dataset(folder, tmp_path):
         read_folder(folder)
 
 
+@pytest.mark.parametrize("splits", [("training", "testing"), ("Train", "Test")])
+def test_splits_are_not_taken_for_classes(folder, splits):
+    """However they are spelt; with folders of classes in them, or with images."""
+    for split in splits:
+        for name in ("cat", "dog"):
+            shutil.copytree(folder / name, folder.parent / "splits" / split / name)
+        shutil.copytree(folder / "cat", folder.parent / "flat" / split)
+    words = {"splits": "only folders in them", "flat": "names of splits"}
+    for name, reason in words.items():
+        with pytest.raises(UserError, match=f"have {reason}.* to train/ and test/") as error:
+            read_folder(folder.parent / name)
+        assert ", ".join(sorted(splits)) in str(error.value)
+    with pytest.raises(UserError, match="animals have only folders in them"):
+        shutil.copytree(folder, folder / "animals")
+        read_folder(folder)
+
+
 def test_a_class_may_be_called_train(folder):
     picture(folder / "train" / "0.png", seed=77)
     picture(folder / "train" / "1.png", seed=78)
@@ -358,7 +402,7 @@ def test_names_of_new_datasets(tmp_path):
     for name in ("cifar10", "custom", "svhn"):
         with pytest.raises(UserError, match="dataset of the project"):
             check_new_name(name, tmp_path / "x.npz", overwrite=True)
-    for name in ("A", "a-b", "../a", ""):
+    for name in ("A", "a-b", "../a", "", "123", "1e3", "_a", "null", "true", "inf", "nan"):
         with pytest.raises(UserError, match="lower-case letters, digits and underscores"):
             check_new_name(name, tmp_path / "x.npz", overwrite=True)
     unused = "no_such_dataset"
