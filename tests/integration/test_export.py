@@ -141,7 +141,11 @@ def real_digits(digits_root) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("form", "kind"), [("folded", "safetensors"), ("factored", "torch_export")]
+    ("form", "kind"),
+    [
+        ("folded", "safetensors"),
+        pytest.param("factored", "torch_export", marks=pytest.mark.long),
+    ],
 )
 @torch.no_grad()
 def test_depthwise_layers_are_exported(script, tmp_path, monkeypatch, form, kind):

@@ -107,14 +107,14 @@ def train_randomly(cli, places, seeds: range) -> list[int]:
 
 
 def test_random_configs_train_or_are_refused(cli, places):
-    codes = train_randomly(cli, places, range(30))
+    codes = train_randomly(cli, places, range(12))
     assert {0, 2} <= set(codes)
 
 
 @pytest.mark.long
-def test_500_random_configs(cli, places):
-    codes = train_randomly(cli, places, range(1000, 1500))
-    assert codes.count(0) > 50 and codes.count(2) > 50
+def test_many_random_configs(cli, places):
+    codes = train_randomly(cli, places, range(1000, 1100))
+    assert codes.count(0) > 10 and codes.count(2) > 10
 
 
 WORDS = [
@@ -187,6 +187,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
+@pytest.mark.xdist_group("counts")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_random_command_lines_of_scripts(script, elsewhere, name):
     call_randomly(script, elsewhere, name, range(8))
@@ -194,8 +195,8 @@ def test_random_command_lines_of_scripts(script, elsewhere, name):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", OPTIONS)
-def test_200_random_command_lines_of_scripts(script, elsewhere, name):
-    call_randomly(script, elsewhere, name, range(1000, 1200))
+def test_many_random_command_lines_of_scripts(script, elsewhere, name):
+    call_randomly(script, elsewhere, name, range(1000, 1025))
 
 
 def test_every_script_is_called():

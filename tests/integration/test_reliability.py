@@ -117,7 +117,7 @@ def kill_and_finish(start, folder: Path, overrides: list[str], *, kills: int, se
 
 def test_a_killed_run_ends_as_one_that_is_left_alone(start, tmp_path, digits_root):
     overrides = ["model=base", "variant=LRr", *tiny(digits_root)]
-    kill_and_finish(start, tmp_path, overrides, kills=4, seed=0)
+    kill_and_finish(start, tmp_path, overrides, kills=3, seed=0)
 
 
 @pytest.mark.long

@@ -60,7 +60,7 @@ BASE = ["model=base", "variant=Lr"]
         ([*BASE, "recipe.val_fraction=1e-9"], ["recipe.val_fraction", "no validation"]),
         ([*BASE, "dataset.limit_train=50001"], ["limit_train=50001", "50000"]),
         ([*BASE, "variant.widths=matched"], ["variant.widths=matched", "variant=e"]),
-        ([*BASE, "dataset.normalisation.std=[1]"], ["normalisation.std", "3 values"]),
+        ([*BASE, "dataset.normalisation.std=[1]"], ["normalisation.std", "dataset.channels=3"]),
         ([*BASE, "dataset=mnist", "dataset.augmentation.train_padding=1"], ["train_padding=1"]),
         ([*BASE, "dataset=mnist", "dataset.augmentation.test_padding=0"], ["must be 2"]),
         (["model=vgg11_octconv", "variant=Lr"], ["only as variant=Conv:"]),

@@ -6,12 +6,14 @@ from linearconv.errors import UserError
 from scripts.make_claims import README, results_by_recipe
 from scripts.paper.claims_text import claims_block, judged
 from scripts.paper.readme import renewed, results_block
-from scripts.paper.results import RESULTS
+from scripts.paper.results import RESULTS, read_records
+
+pytestmark = pytest.mark.xdist_group("counts")
 
 
 @pytest.fixture(scope="module")
 def results():
-    return results_by_recipe(RESULTS)
+    return results_by_recipe(RESULTS, read_records(RESULTS).usable)
 
 
 def test_the_readme_has_the_blocks_of_the_committed_results(results):
