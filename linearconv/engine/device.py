@@ -25,7 +25,10 @@ def resolve_device(name: str) -> torch.device:
         reason = unusable_cuda()
         if reason:
             log.warning("using the CPU: there is a GPU, but torch cannot use it: %s", reason)
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda":
         check_cuda(device)
         if device.index is not None:
