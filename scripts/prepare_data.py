@@ -147,7 +147,7 @@ def pack_own(args: argparse.Namespace) -> str:
             *notes,
             f"mirrored in training: {'yes' if args.flip else 'no (--flip)'}",
             f"described in {config}; train with `python train.py dataset={spec.name} model=base "
-            "variant=Lr`",
+            f"variant=Lr{_root_override(args.root)}`",
         ]
     )
 
@@ -193,6 +193,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     splits = (dataset.train, dataset.test)
     arrays = [part for split in splits for part in (split.images, split.labels)]
     return dict(zip(KEYS, [*arrays, np.array(dataset.classes)], strict=True))
+
+
+def _root_override(root: Path) -> str:
+    """What train.py must be told to find the folder, if it is not the default."""
+    usual = Path(os.environ.get("LINEARCONV_DATA", "datasets"))
+    return "" if root.expanduser().resolve() == usual.resolve() else f" dataset.root={root}"
 
 
 def pack_and_describe(name: str, root: Path, *, download: bool) -> str:

@@ -172,9 +172,11 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row for each record.
 
     Returns:
-        Columns: what was run (`run_id, dataset, model, variant, alpha, rank, recipe, epochs,
-        precision, seed`), accuracies in percent, counts for one image, `seconds` (including
-        evaluation), and of the process that finished it `device, threads, torch, commit, started`.
+        Columns: what was run (`run_id, dataset, model, variant, alpha, rank, init, recipe, epochs,
+        batch_size, lr, val_fraction`, `strength` and `every` of the correlation loss,
+        `limit_train, limit_test, precision, seed`; empty where it does not apply), accuracies in
+        percent, counts for one image, `seconds` (including evaluation), and of the process that
+        finished it `device, threads, torch, commit, started`.
 
     Raises:
         UserError: a record lacks one of these.
@@ -190,7 +192,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
 
 def _frame_row(record: Record) -> dict[str, Any]:
     identity, last = record["science"], record["provenance"][-1]
-    variant = identity["variant"]
+    variant, dataset, recipe = identity["variant"], identity["dataset"], identity["recipe"]
+    regularizer = identity["regularizer"] or {}
     accuracies = {key: value for key, value in record.items() if "_acc" in key}
     macs = {
         f"{phase}_{how}": value
@@ -199,13 +202,21 @@ def _frame_row(record: Record) -> dict[str, Any]:
     }
     return {
         "run_id": record["run_id"],
-        "dataset": identity["dataset"]["name"],
+        "dataset": dataset["name"],
         "model": identity["model"]["name"],
         "variant": variant_name(variant),
         "alpha": variant["alpha"],
         "rank": variant["rank"],
+        "init": variant["init"],
         "recipe": recipe_name(identity),
-        "epochs": identity["recipe"]["epochs"],
+        "epochs": recipe["epochs"],
+        "batch_size": recipe["batch_size"],
+        "lr": recipe["lr"],
+        "val_fraction": recipe["val_fraction"],
+        "strength": regularizer.get("strength"),
+        "every": regularizer.get("every"),
+        "limit_train": dataset["limit_train"],
+        "limit_test": dataset["limit_test"],
         "precision": identity["precision"],
         "seed": identity["seed"],
         **accuracies,

@@ -8,6 +8,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from configs.experiments import Cell, Run
 from scripts import reproduce
 from scripts.jobs import plan
 from tests.conftest import Outcome
+from train import train
 
 SIZE = (
     "recipe.batch_size=16",
@@ -84,3 +86,14 @@ def command(tmp_path, folders, monkeypatch, capsys):
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, digits_root) -> Path:
+    """The folders of one run of two epochs, Base-LRr on digits; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    overrides = ["model=base", "variant=LRr", "dataset=digits", *SIZE, "recipe.epochs=2"]
+    overrides += [f"dataset.root={digits_root}", f"results_dir={folder}/results"]
+    overrides += [f"checkpoint_dir={folder}/checkpoints", f"log_dir={folder}/logs"]
+    train(compose(overrides), overrides)
+    return folder

@@ -17,19 +17,6 @@ from eval import test_batches as batches_of
 from linearconv.engine.weights import weights_path, write_weights
 from models import Variant, build_model
 from scripts.deployment.formats import FORMATS
-from tests.integration.conftest import SIZE
-from train import train
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, digits_root) -> Path:
-    """The folders of one run of two epochs."""
-    folder = tmp_path_factory.mktemp("export")
-    overrides = ["model=base", "variant=LRr", "dataset=digits", *SIZE, "recipe.epochs=2"]
-    overrides += [f"dataset.root={digits_root}", f"results_dir={folder}/results"]
-    overrides += [f"checkpoint_dir={folder}/checkpoints", f"log_dir={folder}/logs"]
-    train(compose(overrides), overrides)
-    return folder
 
 
 @pytest.fixture

@@ -67,3 +67,13 @@ def test_a_variant_is_a_yaml(checkout, train):
     identity = train("digits-base-LRr4", "model=base", "variant=LRr4")
     assert identity["variant"]["rank"] == 4
     train("digits-base-LRr", "model=base", "variant=LRr")  # keeps its name
+
+
+def test_a_recipe_is_a_yaml(checkout):
+    write(checkout, "configs/recipe/hundred.yaml")
+    done = subprocess.run(
+        [sys.executable, "train.py", "model=base", "variant=Lr", "recipe=hundred", "--cfg", "job"],
+        cwd=checkout, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "epochs: 100" in done.stdout and "lr_decay_every: 40" in done.stdout
+    assert "batch_size: 64" in done.stdout

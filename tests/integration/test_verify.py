@@ -9,28 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from configs import compose
 from linearconv.engine.artifacts import artifacts_path, correct_artifacts, write_artifacts
 from linearconv.engine.record import file_digests, write_record
 from linearconv.engine.weights import read_all_weights, read_weights, weights_path, write_weights
 from linearconv.errors import UserError
 from scripts.paper.artifacts import read_correct
 from scripts.verify import Mismatch, Predictions, compare
-from tests.integration.conftest import SIZE
-from train import train
 
 BASE = ("model=base", "variant=Conv")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, digits_root) -> Path:
-    """The folders of one run of two epochs."""
-    folder = tmp_path_factory.mktemp("verify")
-    overrides = ["model=base", "variant=LRr", "dataset=digits", *SIZE, "recipe.epochs=2"]
-    overrides += [f"dataset.root={digits_root}", f"results_dir={folder}/results"]
-    overrides += [f"checkpoint_dir={folder}/checkpoints", f"log_dir={folder}/logs"]
-    train(compose(overrides), overrides)
-    return folder
 
 
 @pytest.fixture

@@ -278,3 +278,5 @@ def test_all_records_as_one_table(tmp_path):
     assert means.to_dict() == {("base", "Lr", "paper"): 78.5, ("vgg11", "LRr", "short"): 69}
     assert frame.set_index("model").alpha["vgg11"] == 0.25
     assert frame["rank"].dropna().tolist() == [10]
+    assert set(frame.lr) == {1e-3} and set(frame.strength) == {1e-2} and set(frame.every) == {10}
+    assert frame.limit_train.isna().all()
