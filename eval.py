@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ from torch import nn
 
 from configs import EvalConfig, dataset_config, dataset_names
 from configs.cli import run_main
+from configs.experiments import results_dirs
 from configs.identity import Identity
 from data import SIZE, Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
 from data.own import describe
 from data.packed import packed_path
 from linearconv import fuse
-from linearconv.engine.checkpoint import Checkpoints, load
+from linearconv.engine.checkpoint import Checkpoints, load, load_weights
 from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.step import evaluate
 from linearconv.engine.weights import MAX_PARAMETERS, read_weights, weights_path
-from linearconv.errors import UserError
+from linearconv.errors import UserError, did_you_mean
 from models import Variant, build_model
 
 FILE_OPTION = "dataset.path=<file>.npz"
@@ -60,12 +62,15 @@ def read_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
         published = path.suffix == ".safetensors"
         return path, read_weights(path, config.weights) if published else load(path)
     return find_checkpoint(
-        config.run, config.weights, Path(config.checkpoint_dir), Path(config.results_dir)
+        config.run,
+        config.weights,
+        Path(config.checkpoint_dir),
+        results_dirs(config.results_dir),
     )
 
 
 def find_checkpoint(
-    run: str, weights: str, checkpoint_dir: Path, results_dir: Path
+    run: str, weights: str, checkpoint_dir: Path, results: Sequence[Path]
 ) -> tuple[Path, dict[str, Any]]:
     """A run's best or last checkpoint or, without any, its published weights.
 
@@ -77,18 +82,26 @@ def find_checkpoint(
     for path in found:
         if path.exists():
             return path, load(path)
-    path = weights_path(results_dir, run)
-    if not path.exists():
-        raise UserError(
-            f"no {weights} checkpoint in {checkpoints.folder}/ and no {path}: train the run "
-            "first (overwrite=true, if it has a record); networks with more than "
-            f"{MAX_PARAMETERS:,} parameters publish no weights"
-        )
-    return path, read_weights(path, weights)
+    published = [weights_path(folder, run) for folder in results]
+    for path in published:
+        if path.exists():
+            return path, read_weights(path, weights)
+    known = {path.name for path in checkpoint_dir.glob("*/")}
+    known |= {path.stem for each in published for path in each.parent.glob("*.safetensors")}
+    raise UserError(
+        f"no {weights} checkpoint in {checkpoints.folder}/ and no "
+        f"{' or '.join(map(str, published))}: train the run first (overwrite=true, if it has a "
+        f"record); networks with more than {MAX_PARAMETERS:,} parameters publish no weights"
+        f"{did_you_mean(run, known)}"
+    )
 
 
 def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
-    """The network of a checkpoint, in evaluation mode, on the CPU."""
+    """The network of a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: the model has other parameters now than when it was trained.
+    """
     identity = checkpoint["science"]
     model = build_model(
         identity["model"]["name"],
@@ -96,7 +109,7 @@ def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
         in_channels=spec.channels,
         classes=spec.classes,
     )
-    model.load_state_dict(checkpoint["model"])
+    load_weights(model, checkpoint)
     return model.eval()
 
 

@@ -18,6 +18,7 @@ import torch
 
 from configs import TrainConfig, identify, run_id, variant_name
 from configs.cli import FAILED, OUT_OF_TIME, Score, Unfinished, run_main
+from configs.experiments import results_dir
 from configs.identity import Identity
 from data import DATA, SIZE, Batches, DatasetFile
 from linearconv import set_execution
@@ -50,9 +51,8 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     baseline = read_baseline(config)
     file = DatasetFile(config.dataset, Path(config.dataset.root))
     identity = identify(config, digest=file.digest, baseline=baseline and baseline["run_id"])
-    results, checkpoints, logs = map(
-        Path, (config.results_dir, config.checkpoint_dir, config.log_dir)
-    )
+    results = results_dir(config, identity)
+    checkpoints, logs = Path(config.checkpoint_dir), Path(config.log_dir)
     name = name_in_use(run_id(identity), results, checkpoints)
     paths = RunPaths(name, results, checkpoints, logs)
     record = paths.finished()
@@ -94,7 +94,7 @@ def score(record: dict[str, Any]) -> Score:
     the test accuracy of the last epoch.
     """
     key = "val_acc_best" if "val_acc_best" in record else "test_acc_last"
-    return Score(key, record[key])
+    return Score(record[key], key, record["run_id"])
 
 
 def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> str:

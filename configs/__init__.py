@@ -1,7 +1,8 @@
 """The Hydra config groups, and the code that composes and checks them."""
 
 from configs.compose import compose, dataset_config, dataset_names
-from configs.identity import identify, run_id, variant_name
+from configs.identity import identify
+from configs.naming import run_id, variant_name
 from configs.schema import EvalConfig, TrainConfig
 
 __all__ = [

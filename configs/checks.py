@@ -222,7 +222,7 @@ def _check_variant(config: TrainConfig) -> None:
 
 def _check_eval(config: EvalConfig) -> None:
     _require(
-        (config.run is None) != (config.checkpoint is None),
+        bool(config.run) != bool(config.checkpoint),
         "give either run=<run_id> or checkpoint=<path>",
     )
     _require_choice("weights", config.weights, ("best", "last"))

@@ -11,9 +11,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,19 +26,31 @@ from omegaconf import DictConfig
 
 from configs.checks import check, check_ready
 from configs.compose import VERSION_BASE, compose, to_config, user_errors
-from configs.groups import CONFIG_DIR, group_names
-from configs.launched import Jobs, Unfinished, is_grid, launched_jobs
-from configs.schema import EvalConfig, TrainConfig
+from configs.groups import CONFIG_DIR
+from configs.launched import EndedJob, Unfinished, is_grid, launched_jobs
+from configs.usage import check_keys, usage
 from linearconv.errors import UserError
+from linearconv.table import aligned
 
 FAILED, MISTAKE, OUT_OF_TIME, INTERRUPTED = 1, 2, 75, 130
 
 
-class Score(NamedTuple):
-    """What a sweeper can maximise: an accuracy in percent, and its name in the record."""
+class Score(float):
+    """What a sweeper can maximise: an accuracy in percent.
 
-    name: str
-    percent: float
+    Attributes:
+        name: its key in the record.
+        run_id: whose it is.
+    """
+
+    def __new__(cls, percent: float, name: str, run_id: str) -> Score:
+        """An accuracy with its key in the record of the run `run_id`."""
+        score = super().__new__(cls, percent)
+        score.name, score.run_id = name, run_id
+        return score
+
+    def __getnewargs__(self) -> tuple[float, str, str]:
+        return float(self), self.name, self.run_id  # launchers pickle it
 
 
 Job = Callable[[Any, list[str]], Score | None]
@@ -63,6 +75,7 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE
     )(partial(_task, job))
     try:
+        check_keys(sys.argv[1:], config_name)
         with user_errors(), launched_jobs() as jobs:
             main()
     except UserError as error:
@@ -76,7 +89,7 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     sys.exit(_exit_code(jobs))
 
 
-def _task(job: Job, composed: DictConfig) -> float | None:
+def _task(job: Job, composed: DictConfig) -> Score | None:
     """What Hydra calls for each job, in the launcher's process; returns what a sweeper sees."""
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
@@ -88,11 +101,9 @@ def _task(job: Job, composed: DictConfig) -> float | None:
         if hydra_config.mode is RunMode.RUN:
             sys.exit(code)  # an exception would make Hydra add a line of its own
         raise
-    if score is None:
-        return None
-    if hydra_config.mode is RunMode.MULTIRUN and not is_grid(hydra_config):
-        print(f"score       {score.name} = {score.percent:.2f} %", flush=True)
-    return score.percent
+    if score is not None and hydra_config.mode is RunMode.MULTIRUN and not is_grid(hydra_config):
+        print(f"score       {score.name} = {score:.2f} %", flush=True)
+    return score
 
 
 def _run_job(job: Job, composed: DictConfig, overrides: list[str]) -> Score | None:
@@ -115,29 +126,32 @@ def _interrupt(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def usage(config_name: str) -> str:
-    """The usage of an entry point, with the choices of each config group."""
-    lines = [f"python {config_name}.py KEY=VALUE ...   (-m for a sweep, --cfg job for all keys)"]
-    if config_name == "train":
-        for group in ("model", "variant", "dataset", "recipe", "runtime"):
-            choices = group_names(group)
-            lines.append(f"  {group}= {' '.join(choices)}")
-        schema = TrainConfig
-    else:
-        schema = EvalConfig
-    lines.append((schema.__doc__ or "").strip())
-    return "\n".join(lines)
-
-
-def _exit_code(jobs: Jobs) -> int:
-    """List the jobs that did not finish; returns the exit code for all."""
-    bad = [(overrides, code) for overrides, code in jobs if code != 0]
+def _exit_code(jobs: Sequence[EndedJob]) -> int:
+    """List the jobs of a sweep, what did not finish on stderr; returns the exit code for all."""
+    if len(jobs) > 1 and any(job.score is not None for job in jobs):
+        print(sweep_table(jobs))
+    bad = [job for job in jobs if job.code != 0]
     if bad:
         print(f"{len(bad)} of {len(jobs)} runs did not finish:", file=sys.stderr)
-    for overrides, code in bad:
-        print(f"  exit code {code}: {' '.join(overrides)}", file=sys.stderr)
-    codes = {code for _, code in bad}
+    for job in bad:
+        print(f"  exit code {job.code}: {' '.join(job.overrides)}", file=sys.stderr)
+    codes = {job.code for job in bad}
     return codes.pop() if len(codes) == 1 else (FAILED if codes else 0)
+
+
+def sweep_table(jobs: Sequence[EndedJob]) -> str:
+    """The jobs of a sweep with the keys in which they differ, their scores and run_ids."""
+    settings = [dict(text.partition("=")[::2] for text in job.overrides) for job in jobs]
+    keys = list(dict.fromkeys(key for each in settings for key in each))
+    differing = [key for key in keys if len({each.get(key) for each in settings}) > 1]
+    names = list(dict.fromkeys(job.score.name for job in jobs if isinstance(job.score, Score)))
+    rows = [[*differing, *names, "run"]]
+    for job, each in zip(jobs, settings, strict=True):
+        score = job.score if isinstance(job.score, Score) else None
+        accuracies = [f"{score:.2f}" if score and score.name == name else "" for name in names]
+        run = f"exit code {job.code}" if score is None else score.run_id
+        rows.append([*(each.get(key, "") for key in differing), *accuracies, run])
+    return aligned(rows, left=[*range(len(differing)), len(rows[0]) - 1])
 
 
 class CheckEveryJob(Callback):

@@ -5,18 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from configs.compose import compose
 from configs.groups import CONFIG_DIR
-from configs.identity import Identity, identify, run_id
+from configs.identity import Identity, identify
+from configs.naming import CUSTOM, recipe_name, run_id, variant_name
 from configs.schema import TrainConfig
 from linearconv.errors import UserError
 from models import architecture
 
 TABLES = (2, 3, 4, 5)
+
+RESULTS_DIR = Path("results")
+"""Where the records that fill cells go by default."""
+
+TRIALS_DIR = RESULTS_DIR / "trials"
+"""Where all other records go by default; ignored by git."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,53 @@ def table_cells(table: int) -> list[Cell]:
         OmegaConf.load(CONFIG_DIR / "experiment" / f"table{table}.yaml")
     )
     return list(dict.fromkeys(cell for block in blocks for cell in _cells(block)))
+
+
+@cache
+def all_cells() -> tuple[Cell, ...]:
+    """The cells of all tables, each once, in the order of the tables."""
+    return tuple(dict.fromkeys(cell for table in TABLES for cell in table_cells(table)))
+
+
+def cell_of(identity: Identity) -> Cell | None:
+    """The cell that a run would fill with one of the recipes, if it overrode nothing.
+
+    None if there is no such cell, or if the layout of the identity is unknown.
+    """
+    try:
+        variant = identity["variant"]
+        if not isinstance(identity["seed"], int):
+            return None
+        cell = Cell(
+            identity["model"]["name"],
+            variant_name(variant),
+            identity["dataset"]["name"],
+            variant["alpha"] if variant["linear"] or variant["widths"] == "matched" else None,
+        )
+    except (KeyError, TypeError):
+        return None
+    return cell if cell in all_cells() else None
+
+
+def fills_cell(identity: Identity) -> bool:
+    """Whether a run fills a cell of the tables, with whichever recipe."""
+    cell, recipe = cell_of(identity), recipe_name(identity)
+    if cell is None or recipe == CUSTOM:
+        return False
+    (run,) = cell_runs(cell, recipe=recipe, seeds=[identity["seed"]])
+    return run.identity == identity
+
+
+def results_dir(config: TrainConfig, identity: Identity) -> Path:
+    """Where a run's record goes: by default `RESULTS_DIR` if it fills a cell, else `TRIALS_DIR`."""
+    if config.results_dir is not None:
+        return Path(config.results_dir)
+    return RESULTS_DIR if fills_cell(identity) else TRIALS_DIR
+
+
+def results_dirs(given: Path | str | None) -> tuple[Path, ...]:
+    """Where a run's results may be: in the given folder, else in those that are the defaults."""
+    return (RESULTS_DIR, TRIALS_DIR) if given is None else (Path(given),)
 
 
 def cell_runs(cell: Cell, *, recipe: str = "paper", seeds: Sequence[int] = (0,)) -> list[Run]:

@@ -1,16 +1,11 @@
-"""The identity of a run (what it computes, as a plain dict), and the run_id derived from it."""
+"""The identity of a run: what it computes, as a plain dict. `configs.naming` names it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from configs.compose import compose_raw, dataset_names
-from configs.groups import group_file, group_names
-from configs.schema import TrainConfig, VariantConfig
+from configs.schema import TrainConfig
 from linearconv.engine.digests import value_sha256
 
 SCIENCE_VERSION = 1
@@ -70,72 +65,3 @@ def identify(
         "seed": config.seed,
         "baseline": baseline,
     }
-
-
-def run_id(identity: Identity) -> str:
-    """`<dataset>-<model>-<variant>[-a<alpha>][-<recipe>]-s<seed>-<hash8>`.
-
-    alpha is included unless it is 0.5, the recipe unless it is the paper's.
-    """
-    alpha, recipe = identity["variant"]["alpha"], recipe_name(identity)
-    parts = [
-        identity["dataset"]["name"],
-        identity["model"]["name"],
-        variant_name(identity["variant"]),
-        "" if alpha in (None, 0.5) else f"a{alpha:g}",
-        "" if recipe == "paper" else recipe,
-        f"s{identity['seed']}",
-        identity_hash(identity)[:8],
-    ]
-    return "-".join(part for part in parts if part)
-
-
-def variant_name(variant: dict[str, Any]) -> str:
-    """The name of the variant in configs/variant that does the same, else the most similar of the
-    paper's: Conv, r, e, L, Lr or LRr.
-    """
-    if variant["linear"]:
-        paper = "L" + ("R" if variant["rank"] else "") + ("r" if variant["regularized"] else "")
-    else:
-        letters = ("e" if variant["widths"] == "matched" else "") + "r" * variant["regularized"]
-        paper = letters or "Conv"
-    for name in sorted(group_names("variant"), key=lambda name: (name != paper, name)):
-        if all(variant[key] == value for key, value in _variant_preset(name).items()):
-            return name
-    return paper
-
-
-def recipe_name(identity: Identity) -> str:
-    """The preset in configs/recipe that has these values, else "custom".
-
-    A dataset without a config (dataset=custom) has no other augmentation to compare with.
-    """
-    actual, dataset = identity["recipe"], identity["dataset"]["name"]
-    usual = group_file("dataset", dataset) if dataset in dataset_names() else actual
-    for name in _preset_names():
-        preset = _preset(name)
-        recipe = dict(preset["recipe"])
-        if recipe["lr"] is None:
-            recipe["lr"] = group_file("model", identity["model"]["name"])["lr"]
-        recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
-        regularizers = (None, preset["regularizer"])
-        if actual == recipe and identity["regularizer"] in regularizers:
-            return name
-    return "custom"
-
-
-def _preset_names() -> list[str]:
-    """The paper's recipe first: it is the most likely match, and composing a preset is slow."""
-    return sorted(group_names("recipe"), key=lambda name: (name != "paper", name))
-
-
-@cache
-def _variant_preset(name: str) -> dict[str, Any]:
-    """What a variant in configs/variant does."""
-    preset = asdict(VariantConfig()) | group_file("variant", name)
-    return {key: preset[key] for key in ("linear", "regularized", "rank", "init", "widths")}
-
-
-@cache
-def _preset(name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(compose_raw([], f"recipe/{name}"))

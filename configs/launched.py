@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -17,8 +18,19 @@ class Unfinished(Exception):
     """A job ended without a result; `args` are its exit code and a message."""
 
 
-Jobs = list[tuple[list[str], int]]
-"""The overrides and the exit code of each job that has ended."""
+@dataclass(frozen=True)
+class EndedJob:
+    """A job of a multirun that has ended.
+
+    Attributes:
+        overrides: its own and those that all jobs share.
+        code: its exit code.
+        score: what it returned; None without a result.
+    """
+
+    overrides: list[str]
+    code: int
+    score: float | None
 
 
 def is_grid(hydra_config: DictConfig) -> bool:
@@ -27,9 +39,9 @@ def is_grid(hydra_config: DictConfig) -> bool:
 
 
 @contextmanager
-def launched_jobs() -> Iterator[Jobs]:
+def launched_jobs() -> Iterator[list[EndedJob]]:
     """The jobs that Hydra launches meanwhile, in this process or in others."""
-    jobs: Jobs = []
+    jobs: list[EndedJob] = []
     original = Plugins.instantiate_launcher
 
     def instantiate(
@@ -57,7 +69,7 @@ class _Watched(Launcher):
         goes_on: hide failures from the sweeper, which else would start no further batch.
     """
 
-    def __init__(self, launcher: Launcher, jobs: Jobs, *, goes_on: bool) -> None:
+    def __init__(self, launcher: Launcher, jobs: list[EndedJob], *, goes_on: bool) -> None:
         self._launcher, self._jobs, self._goes_on = launcher, jobs, goes_on
 
     def setup(self, **arguments: Any) -> None:
@@ -70,8 +82,9 @@ class _Watched(Launcher):
         for job in returned:
             failed = job.status is JobStatus.FAILED
             # Not the property `return_value`, which prints and raises.
-            code = job._return_value.args[0] if failed else 0
-            self._jobs.append((list(job.overrides), code))
+            value = job._return_value
+            code, score = (value.args[0], None) if failed else (0, value)
+            self._jobs.append(EndedJob(list(job.overrides), code, score))
             if failed and self._goes_on:
                 job.status, job.return_value = JobStatus.COMPLETED, None
         return returned

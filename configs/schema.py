@@ -120,7 +120,8 @@ class TrainConfig:
         baseline_checkpoint: best.pt of the trained network that a model starts from (vgg11_basis).
         max_minutes: stop at an epoch end, before the process has run this long; null: no limit.
         image_every: epochs between image summaries in the TensorBoard log.
-        results_dir: the record is <results_dir>/runs/<run_id>.json.
+        results_dir: the record is <results_dir>/runs/<run_id>.json; default: results for a run that
+            fills a cell of the paper's tables, results/trials for any other.
         checkpoint_dir: the checkpoints are in <checkpoint_dir>/<run_id>/.
         log_dir: the TensorBoard log is in <log_dir>/<run_id>/.
     """
@@ -140,7 +141,7 @@ class TrainConfig:
     baseline_checkpoint: str | None = None
     max_minutes: float | None = None
     image_every: int = 10
-    results_dir: str = "results"
+    results_dir: str | None = None
     checkpoint_dir: str = "checkpoints"
     log_dir: str = "logs"
 
@@ -164,7 +165,8 @@ class EvalConfig:
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per batch.
         checkpoint_dir: the checkpoints of a run are in <checkpoint_dir>/<run_id>/.
-        results_dir: published weights are in <results_dir>/weights/<run_id>.safetensors.
+        results_dir: published weights are in <results_dir>/weights/<run_id>.safetensors; default:
+            results, then results/trials.
         dataset.root: the folder of packed datasets; default: $LINEARCONV_DATA, else datasets.
         dataset.path: the dataset's file, if it is not <name>.npz in that folder.
     """
@@ -175,7 +177,7 @@ class EvalConfig:
     device: str = "auto"
     batch_size: int = 256
     checkpoint_dir: str = "checkpoints"
-    results_dir: str = "results"
+    results_dir: str | None = None
     dataset: EvalDatasetConfig = field(default_factory=EvalDatasetConfig)
 
 

@@ -1,4 +1,9 @@
-"""The exception for user errors, and errors in one line."""
+"""The exception for user errors, and how messages are worded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -6,6 +11,12 @@ class UserError(Exception):
 
     Entry points print only the message, without a traceback, and exit with status 2.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name that is most similar; nothing if none is."""
+    near = get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

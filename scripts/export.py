@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.cli import FAILED, MISTAKE
+from configs.experiments import results_dirs
 from configs.identity import Identity
 from data import SIZE, DatasetFile, DatasetSpec, ResidentBatches
 from eval import dataset_of, find_checkpoint, test_batches, trained_model
@@ -35,7 +36,6 @@ from models import Variant
 from scripts.deployment.formats import FORMATS, About, Format, check_packages
 from scripts.deployment.images import random_batches
 from scripts.deployment.int8 import CALIBRATION, quantise
-from scripts.paper.results import RESULTS
 
 IMAGES = 256
 """Images that logits are compared on, in batches of 1, of 7 and of all."""
@@ -81,7 +81,9 @@ def _arguments() -> argparse.Namespace:
         "--out", type=Path, help="the file (default: exports/<run_id>-<form> and a suffix)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    parser.add_argument("--results-dir", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--results-dir", type=Path, help="a results folder (default: results, results/trials)"
+    )
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"))
     parser.add_argument(
         "--data-root",
@@ -104,7 +106,9 @@ def export(args: argparse.Namespace) -> None:
     path = args.out or Path("exports") / f"{args.run}-{args.form}{chosen.suffix}"
     paths = [path, *([path.with_name(f"{path.stem}-int8{path.suffix}")] if args.int8 else [])]
     _check_request(args, paths)
-    _, checkpoint = find_checkpoint(args.run, args.weights, args.checkpoint_dir, args.results_dir)
+    _, checkpoint = find_checkpoint(
+        args.run, args.weights, args.checkpoint_dir, results_dirs(args.results_dir)
+    )
     spec = dataset_of(checkpoint["science"], args.data_root, args.data_path, option=FILE_OPTION)
     batches, kind = check_batches(args, checkpoint["science"], spec)
     model = trained_model(checkpoint, spec)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from linearconv.engine.files import atomic_write, delete_partial
 from linearconv.errors import UserError
@@ -118,3 +119,20 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"run_id", "science", "epoch", "model"} <= set(state):
         raise UserError(f"{path} is not a checkpoint of a run of this project")
     return state
+
+
+def load_weights(model: nn.Module, state: dict[str, Any]) -> None:
+    """Load a checkpoint's weights into the network that its identity describes.
+
+    Raises:
+        UserError: the model has other parameters than when it was trained.
+    """
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"the weights of {state['run_id']} do not fit the network that is built now ({reason}): "
+            "if its model has changed since, raise `revision` in its yaml in configs/model, which "
+            "makes it another run; to evaluate the old one, use the code that trained it"
+        ) from None

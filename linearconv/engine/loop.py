@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from linearconv.engine.checkpoint import Checkpoints, save
+from linearconv.engine.checkpoint import Checkpoints, load_weights, save
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.optimizer import adam, load_state, set_lr
@@ -125,7 +125,7 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self.model.load_state_dict(state["model"])
+        load_weights(self.model, state)
         load_state(self.optimizer, state["optimizer"])
         self.curve, self.seconds, self.starts = state["curve"], state["seconds"], state["starts"]
         self.correct = state.get("correct")  # absent in older checkpoints

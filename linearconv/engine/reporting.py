@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -166,3 +167,32 @@ class TensorBoard:
     def close(self) -> None:
         """Flush the log."""
         self._writer.close()
+
+
+def log_hyperparameters(folder: Path, identity: Mapping[str, Any], record: Entry) -> None:
+    """Add a finished run to TensorBoard's table of hyperparameters, with its accuracies.
+
+    Args:
+        folder: the run's log folder.
+        identity: nested plain values; None and empty ones are left out.
+        record: the keys with `_acc_` in them are its accuracies.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    accuracies = {key: value for key, value in record.items() if "_acc_" in key}
+    with SummaryWriter(folder) as writer:
+        # Not SummaryWriter.add_hparams, which would show the run as two.
+        for summary in hparams(dict(_flat(identity)), accuracies):
+            writer.file_writer.add_summary(summary)
+        for key, value in accuracies.items():
+            writer.add_scalar(key, value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested values, with dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield prefix + key, value if isinstance(value, bool | int | float | str) else str(value)

@@ -25,7 +25,7 @@ from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
 from linearconv.engine.record import build_record, file_digests, read_record, write_record
-from linearconv.engine.reporting import TensorBoard, console
+from linearconv.engine.reporting import TensorBoard, console, log_hyperparameters
 from linearconv.engine.weights import MAX_PARAMETERS, weights_path, write_weights
 from linearconv.errors import UserError
 
@@ -203,7 +203,11 @@ def execute(
             with interrupts_deferred():
                 for observer in observers:
                     observer.close()
-        return _publish(spec, training, checkpoints) if done else None
+        if not done:
+            return None
+        record = _publish(spec, training, checkpoints)
+        log_hyperparameters(paths.log, spec.identity, record)
+        return record
 
 
 def _publish(spec: RunSpec, training: Training, checkpoints: Checkpoints) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from configs import TrainConfig, compose, dataset_config, identify, run_id
-from configs.experiments import Run
+from configs.experiments import RESULTS_DIR, Run
 from data import DatasetFile
 from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.run import RunPaths
@@ -93,6 +93,7 @@ def plan_runs(
         UserError: an override is invalid, or changes which runs are trained.
     """
     config = compose([*runs[0].overrides, *extra])
+    config.results_dir = config.results_dir or str(RESULTS_DIR)  # all of them fill cells
     _check_extra(runs, extra)
     planned: dict[str, Planned] = {}
     for run in runs:

@@ -6,15 +6,15 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from configs.experiments import TABLES, Cell, cell_runs, table_cells
+from configs.experiments import TRIALS_DIR, Cell, all_cells, cell_of, cell_runs
 from configs.groups import CONFIG_DIR, group_names
-from configs.identity import Identity, identity_hash, recipe_name, variant_name
+from configs.identity import identity_hash
+from configs.naming import recipe_name, variant_name
 from linearconv.engine.record import is_sealed, read_record
 from linearconv.errors import UserError
 
@@ -151,10 +151,13 @@ def _is_epoch(entry: Any, names: set[str]) -> bool:
     )
 
 
-def load_runs(folder: Path = RESULTS) -> pd.DataFrame:
+def load_runs(folder: Path | None = None) -> pd.DataFrame:
     """One row for each record of a results folder, whether or not it fills a cell.
 
     Damaged records are left out, each with a warning that names it.
+
+    Args:
+        folder: the results folder; default: the repository's own, with its trials if there are any.
 
     Returns:
         See `runs_frame`.
@@ -162,10 +165,12 @@ def load_runs(folder: Path = RESULTS) -> pd.DataFrame:
     Raises:
         UserError: see `read_records` and `runs_frame`.
     """
-    records = read_records(folder)
-    for message in records.damaged:
+    trials = RESULTS / TRIALS_DIR.name
+    folders = [RESULTS, *[trials] * trials.exists()] if folder is None else [folder]
+    found = [read_records(each) for each in folders]
+    for message in (message for records in found for message in records.damaged):
         warnings.warn(message, stacklevel=2)
-    return runs_frame(records.usable)
+    return runs_frame(record for records in found for record in records.usable)
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -276,19 +281,12 @@ class Results:
         )
 
 
-@cache
-def all_cells() -> tuple[Cell, ...]:
-    """The cells of all tables, each once, in the order of the tables."""
-    return tuple(dict.fromkeys(cell for table in TABLES for cell in table_cells(table)))
-
-
 def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:
     """The records of each cell: only those whose identity is that of the cell's run."""
-    known = set(all_cells())
     claims: dict[Cell, list[Record]] = {}
     for record in records:
-        cell = _claimed_cell(record["science"])
-        if cell in known:
+        cell = cell_of(record["science"])
+        if cell is not None:
             claims.setdefault(cell, []).append(record)
     filled = {}
     for cell, claiming in claims.items():
@@ -304,19 +302,3 @@ def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:
         if found:
             filled[cell] = found
     return filled
-
-
-def _claimed_cell(identity: Identity) -> Cell | None:
-    """The cell that an identity claims to fill; None if its layout is unknown."""
-    try:
-        variant = identity["variant"]
-        if not isinstance(identity["seed"], int):
-            return None
-        return Cell(
-            identity["model"]["name"],
-            variant_name(variant),
-            identity["dataset"]["name"],
-            variant["alpha"] if variant["linear"] or variant["widths"] == "matched" else None,
-        )
-    except (KeyError, TypeError):
-        return None

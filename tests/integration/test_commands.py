@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from filelock import FileLock
 
 from linearconv.engine import loop
+from scripts.paper import results
 from tests.conftest import REPOSITORY
 from tests.records import records, without_provenance
 
@@ -25,7 +27,7 @@ def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path)
     assert outcome.code == 0, outcome.err
     (record,) = records(tmp_path)
     run_id = record["run_id"]
-    assert run_id.startswith("digits-base-LRr-custom-s0-")
+    assert run_id.startswith("digits-base-LRr-e3-b16-train192-test64-s0-")
     for epoch in (1, 2, 3):
         assert f"epoch {epoch}/3" in outcome.out
     assert f"best test accuracy {record['test_acc_best']:.2f} %" in outcome.out
@@ -45,6 +47,7 @@ def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path)
 
 def test_tensorboard_log_holds_curves_and_images(cli, small, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     assert cli("train", *LRR, *small).code == 0
     (record,) = records(tmp_path)
@@ -56,6 +59,12 @@ def test_tensorboard_log_holds_curves_and_images(cli, small, tmp_path):
     assert logged == pytest.approx([entry["test_acc"] for entry in record["curve"]])
     assert "correlation/conv1" in log.Tags()["images"]
     assert any(tag.startswith("primary_filters/conv1") for tag in log.Tags()["images"])
+    (final,) = log.Scalars("test_acc_last")
+    assert final.value == pytest.approx(record["test_acc_last"])
+    data = log.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hyperparameters = HParamsPluginData.FromString(data).session_start_info.hparams
+    assert hyperparameters["variant.rank"].number_value == 10
+    assert hyperparameters["model.name"].string_value == "base"
 
 
 def test_the_same_command_twice_says_finished(cli, small, tmp_path):
@@ -168,7 +177,7 @@ def test_every_variant_trains(cli, small, tmp_path, variant):
     outcome = cli("train", "model=base", f"variant={variant}", *small, "recipe.epochs=1")
     assert outcome.code == 0, outcome.err
     (record,) = records(tmp_path)
-    assert f"-base-{variant}-custom-" in record["run_id"]
+    assert f"-base-{variant}-e1-" in record["run_id"]
     correlation = record["curve"][0]["correlation_loss"]
     assert (correlation is None) == (variant in ("Conv", "e"))
 
@@ -227,8 +236,33 @@ def test_multirun_over_alpha(cli, small, tmp_path, monkeypatch):
                   "recipe.epochs=1")  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert sorted(r["science"]["variant"]["alpha"] for r in records(tmp_path)) == [0.25, 0.5]
+    header, *rows = outcome.out.splitlines()[-3:]
+    assert header.split() == ["alpha", "test_acc_last", "run"]
+    by_run = {record["run_id"]: record["test_acc_last"] for record in records(tmp_path)}
+    for row, alpha in zip(rows, ("0.25", "0.5"), strict=True):
+        found, accuracy, run_id = row.split()
+        assert found == alpha and accuracy == f"{by_run[run_id]:.2f}"
     left = {p.name for p in tmp_path.iterdir()}
     assert left == {"results", "checkpoints", "logs"}  # nothing of Hydra's own
+
+
+def test_a_run_that_fills_no_cell_goes_to_the_trials(cli, small, script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    (tmp_path / "results" / "runs").mkdir(parents=True)
+    default = [each for each in small if not each.startswith("results_dir")]
+    outcome = cli("train", "model=base", "variant=L", *default, "recipe.epochs=1")
+    assert outcome.code == 0, outcome.err
+    (path,) = (tmp_path / "results" / "trials" / "runs").glob("*.json")
+    assert "results/trials/runs" in outcome.out
+    record = json.loads(path.read_text())
+    assert list(results.load_runs().run_id) == [record["run_id"]]
+    shutil.rmtree(tmp_path / "checkpoints")
+    outcome = cli("eval", f"run={record['run_id']}", default[1])
+    assert outcome.code == 0 and "results/trials/weights" in outcome.out
+    report = script("make_report", "--results-dir", tmp_path / "results" / "trials")
+    assert report.code == 0, report.err
+    assert record["run_id"] in (tmp_path / "results" / "trials" / "report.html").read_text()
 
 
 def test_multirun_checks_every_job_before_the_first_trains(cli, small, tmp_path):
@@ -247,6 +281,7 @@ def test_multirun_expands_globs_and_help_lists_choices(cli, small, tmp_path):
     assert len(records(tmp_path)) == 3
     outcome = cli("train", "--help")
     assert outcome.code == 0 and "LRr" in outcome.out and "vgg11" in outcome.out
+    assert "alpha=0.5 " in outcome.out and "Attributes" not in outcome.out
 
 
 def test_multirun_goes_on_after_a_failure_and_lists_it(cli, small, tmp_path, monkeypatch):
@@ -261,7 +296,11 @@ def test_mistakes_exit_2_with_one_message(cli, small):
     for override, word in (
         ("alpha=0.3", "conv1"),
         ("variant=XX", "LRr"),
-        ("recipe.x=1", "recipe.x"),
+        ("recipe.x=1", "unknown key: recipe.x"),
+        ("recipe.epoch=1", "unknown key: recipe.epoch; did you mean recipe.epochs?"),
+        ("+varient=Lr", "unknown key: varient; did you mean variant?"),
+        ("lr=1", "unknown key: lr; did you mean model.lr or recipe.lr?"),
+        ("quick", "expected KEY=VALUE, got quick"),
     ):
         outcome = cli("train", *LRR, *small, override)
         assert outcome.code == 2 and word in outcome.err
@@ -297,9 +336,18 @@ def test_eval_prints_accuracy_unfused_and_fused(cli, small, tmp_path, digits_roo
 
 
 def test_eval_mistakes(cli, tmp_path):
-    for arguments in (["run=unknown"], ["run=unknown", "weights=last"], ["checkpoint=no.pt"], []):
+    (tmp_path / "cifar10-base-Lr-s0-12345678").mkdir()
+    for arguments, message in (
+        (["run=unknown"], "no best checkpoint in"),
+        (["run=unknown", "weights=last"], "no last checkpoint in"),
+        (["checkpoint=no.pt"], "no.pt"),
+        ([], "give either run=<run_id> or checkpoint=<path>"),
+        (["run="], "give either run=<run_id> or checkpoint=<path>"),
+        (["some-run"], "expected KEY=VALUE, got some-run; did you mean run=some-run?"),
+        (["run=cifar10-base-Lr-s0-1234567"], "did you mean cifar10-base-Lr-s0-12345678?"),
+    ):
         outcome = cli("eval", *arguments, f"checkpoint_dir={tmp_path}")
-        assert outcome.code == 2 and "Traceback" not in outcome.err
+        assert outcome.code == 2 and message in outcome.err and "Traceback" not in outcome.err
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     outcome = cli("eval", f"checkpoint={tmp_path}/bad.pt")
     assert outcome.code == 2 and "bad.pt is damaged" in outcome.err

@@ -43,7 +43,7 @@ def train(checkout, digits_root):
         command += ["recipe.epochs=1", "dataset.limit_train=64", *overrides]
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
-        (record,) = (checkout / "results/runs").glob(f"{name}-*.json")
+        (record,) = (checkout / "results/trials/runs").glob(f"{name}-*.json")
         return json.loads(record.read_text())["science"]
 
     return run
@@ -55,11 +55,34 @@ def test_a_model_is_a_file_and_a_yaml(checkout, train):
     assert identity["model"]["name"] == "narrow"
 
 
+def test_a_faulty_file_leaves_the_other_models(checkout):
+    (checkout / "models" / "wide.py").write_text("def wide(:\n")
+    command = [sys.executable, "train.py", "variant=Lr", "--cfg", "job"]
+    good, bad = (
+        subprocess.run([*command, f"model={name}"], cwd=checkout, capture_output=True, text=True)
+        for name in ("base", "wide")
+    )
+    assert good.returncode == 0 and "name: base" in good.stdout
+    assert "models/wide.py is left out: SyntaxError: " in good.stderr
+    assert bad.returncode == 2 and "wide" in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_a_model_that_changed_says_that_it_needs_a_revision(checkout, train):
+    write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
+    train("digits-narrow-Lr", "model=narrow", "variant=Lr")
+    file = checkout / "models" / "narrow.py"
+    file.write_text(file.read_text().replace("(16, 32)", "(16, 64)"))
+    (run,) = (path.stem for path in (checkout / "results/trials/runs").iterdir())
+    command = [sys.executable, REPOSITORY / "eval.py", f"run={run}", "device=cpu"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2 and "raise `revision` in its yaml" in done.stderr
+
+
 def test_a_variant_that_gets_a_name_keeps_its_runs(checkout, train):
     first = train("digits-base-LRr", "model=base", "variant=LRr", "variant.rank=4")
     write(checkout, "configs/variant/LRr4.yaml")
     again = train("digits-base-LRr", "model=base", "variant=LRr4")  # the only record
-    assert again == first and len(list((checkout / "results/runs").iterdir())) == 1
+    assert again == first and len(list((checkout / "results/trials/runs").iterdir())) == 1
 
 
 def test_a_variant_is_a_yaml(checkout, train):

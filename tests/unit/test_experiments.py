@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from configs import compose, identify, run_id
-from configs.experiments import TABLES, Cell, cell_runs, select_runs, table_cells
+from configs.experiments import (
+    TABLES,
+    TRIALS_DIR,
+    Cell,
+    cell_runs,
+    results_dir,
+    select_runs,
+    table_cells,
+)
 from linearconv.errors import UserError
 from scripts.jobs.plan import override, plan_runs
 from tests.conftest import REPOSITORY
@@ -47,6 +55,32 @@ def test_each_run_is_what_train_would_run():
         identity = identify(compose(run.overrides), baseline=baseline)
         assert identity == run.identity and run_id(identity) == run.run_id
         assert f"-s{run.seed}-" in run.run_id
+
+
+@pytest.mark.parametrize(
+    ("overrides", "folder"),
+    [
+        (["variant=Lr"], "results"),
+        (["variant=Lr", "recipe=short", "seed=7", "runtime=reference"], "results"),
+        (["variant=e", "dataset=mnist"], "results"),
+        (["variant=Lr", "recipe.lr=3e-3"], "results/trials"),
+        (["variant=Lr", "dataset.limit_train=5000"], "results/trials"),
+        (["variant=Lr", "alpha=0.25"], "results/trials"),
+        (["variant=LRr", "variant.rank=4"], "results/trials"),
+        (["variant=Lr", "precision=bf16"], "results/trials"),
+        (["variant=Lr", "dataset=digits"], "results/trials"),
+        (["variant=Lr", "recipe.lr=3e-3", "results_dir=mine"], "mine"),
+        (["variant=Lr", "results_dir=mine"], "mine"),
+    ],
+)
+def test_only_runs_that_fill_a_cell_go_to_the_results(overrides, folder):
+    config = compose(["model=base", *overrides])
+    assert results_dir(config, identify(config)) == Path(folder)
+
+
+def test_other_images_than_the_published_fill_no_cell():
+    config = compose(["model=base", "variant=Lr"])
+    assert results_dir(config, identify(config, digest="f" * 64)) == TRIALS_DIR
 
 
 def test_baselines_come_first_also_where_they_are_not_asked_for():

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from configs import compose, identify, run_id
-from configs.identity import identity_hash, recipe_name, variant_name
+from configs.identity import identity_hash
+from configs.naming import differences, recipe_name, variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError
 
@@ -158,10 +159,24 @@ def test_what_does_not_apply_does_not_count():
         (["recipe.epochs=30", "recipe.lr_decay_every=12"], "cifar10-vgg11-LRr-short-s0"),
         (["recipe=released"], "cifar10-vgg11-LRr-released-s0"),
         (["recipe=released", "variant=Conv"], "cifar10-vgg11-Conv-released-s0"),
-        (["recipe.epochs=31"], "cifar10-vgg11-LRr-custom-s0"),
-        (["regularizer.every=9"], "cifar10-vgg11-LRr-custom-s0"),
-        (["dataset.augmentation.flip=false"], "cifar10-vgg11-LRr-custom-s0"),
-        (["recipe.lr=1e-4"], "cifar10-vgg11-LRr-custom-s0"),
+        (["recipe.epochs=251"], "cifar10-vgg11-LRr-e251-s0"),
+        (["recipe=short", "recipe.epochs=31"], "cifar10-vgg11-LRr-short-e31-s0"),
+        (["regularizer.every=9"], "cifar10-vgg11-LRr-every9-s0"),
+        (
+            ["recipe=released", "regularizer.centered=false"],
+            "cifar10-vgg11-LRr-released-no_pearson-s0",
+        ),
+        (["recipe=short", "regularizer.centered=true"], "cifar10-vgg11-LRr-short-pearson-s0"),
+        (["dataset.augmentation.flip=false"], "cifar10-vgg11-LRr-augmentation-s0"),
+        (["recipe.lr=1e-4"], "cifar10-vgg11-LRr-lr0.0001-s0"),
+        (["model.lr=3e-5"], "cifar10-vgg11-LRr-lr3e-05-s0"),
+        (["recipe.val_fraction=0.1"], "cifar10-vgg11-LRr-val0.1-s0"),
+        (
+            ["variant.rank=4", "recipe=short", "recipe.lr=3e-3"],
+            "cifar10-vgg11-LRr-short-r4-lr0.003-s0",
+        ),
+        (["variant.init=variance_preserving"], "cifar10-vgg11-LRr-variance_preserving-s0"),
+        (["dataset.limit_train=5000", "precision=bf16"], "cifar10-vgg11-LRr-bf16-train5000-s0"),
         (["dataset=svhn", "model=base", "variant=e"], "svhn-base-e-s0"),
         (["variant=Conv", "alpha=0.25", "regularizer.every=9"], "cifar10-vgg11-Conv-s0"),
         (["variant=e", "alpha=0.25"], "cifar10-vgg11-e-a0.25-s0"),
@@ -179,6 +194,22 @@ def test_variants_are_named_by_what_they_resolve_to(name):
     assert variant_name(identify(config)["variant"]) == name
     without = compose(["model=base", "variant=Lr", "variant.regularized=false"])
     assert variant_name(identify(without)["variant"]) == "L"
+
+
+def test_everything_that_changes_the_recipe_is_in_the_name():
+    plain = identify(compose(LRR))
+    for key, value in plain["recipe"].items():
+        changed = plain | {"recipe": plain["recipe"] | {key: f"not {value}"}}
+        assert list(differences(changed)) == [key] and recipe_name(changed) == "custom"
+        assert run_id(changed).rsplit("-s0-")[0] != run_id(plain).rsplit("-s0-")[0]
+
+
+def test_a_tie_goes_to_the_paper_and_the_nearest_recipe_is_named():
+    assert identity("recipe.epochs=29", "recipe.lr_decay_every=12").split("-")[3:5] == [
+        "short",
+        "e29",
+    ]
+    assert "-e12-s0-" in identity("recipe.epochs=12")  # demo has other decays, too
 
 
 def test_name_and_hash_come_from_the_identity_alone():

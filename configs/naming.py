@@ -1,0 +1,150 @@
+"""What a run is called: its variant, its recipe, and what differs from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from configs.compose import compose_raw, dataset_names
+from configs.groups import group_file, group_names
+from configs.identity import Identity, identity_hash
+from configs.schema import RecipeConfig, TrainConfig, VariantConfig
+
+CUSTOM = "custom"
+"""The recipe of a run that differs from all presets."""
+
+ABBREVIATIONS = {
+    "rank": "r",
+    "init": "",
+    "epochs": "e",
+    "batch_size": "b",
+    "optimizer": "",
+    "val_fraction": "val",
+    "strength": "lambda",
+    "centered": "pearson",
+    "limit_train": "train",
+    "limit_test": "test",
+    "precision": "",
+}
+"""How a run_id writes the keys whose own names are too long or not needed."""
+
+
+def run_id(identity: Identity) -> str:
+    """`<dataset>-<model>-<variant>[-a<alpha>][-<recipe>][-<differences>]-s<seed>-<hash8>`.
+
+    alpha is included unless it is 0.5, the recipe unless it is the paper's. The differences are the
+    overridden values, e.g. `r4-lr0.003-train5000`: see `differences`.
+    """
+    alpha, (recipe, _) = identity["variant"]["alpha"], _nearest_recipe(identity)
+    parts = [
+        identity["dataset"]["name"],
+        identity["model"]["name"],
+        variant_name(identity["variant"]),
+        "" if alpha in (None, 0.5) else f"a{alpha:g}",
+        "" if recipe == "paper" else recipe,
+        *(_word(key, value) for key, value in differences(identity).items()),
+        f"s{identity['seed']}",
+        identity_hash(identity)[:8],
+    ]
+    return "-".join(part for part in parts if part)
+
+
+def variant_name(variant: dict[str, Any]) -> str:
+    """The name of the variant in configs/variant that does the same, else the most similar of the
+    paper's: Conv, r, e, L, Lr or LRr.
+    """
+    if variant["linear"]:
+        paper = "L" + ("R" if variant["rank"] else "") + ("r" if variant["regularized"] else "")
+    else:
+        letters = ("e" if variant["widths"] == "matched" else "") + "r" * variant["regularized"]
+        paper = letters or "Conv"
+    for name in sorted(group_names("variant"), key=lambda name: (name != paper, name)):
+        if not _unlike(variant, _variant_preset(name)):
+            return name
+    return paper
+
+
+def recipe_name(identity: Identity) -> str:
+    """The preset in configs/recipe that has these values, else "custom"."""
+    name, unlike = _nearest_recipe(identity)
+    return CUSTOM if unlike else name
+
+
+def differences(identity: Identity) -> dict[str, Any]:
+    """What a run overrides: the keys whose values are not those of the variant and the recipe that
+    its name has, the images it is limited to, and another precision than the default.
+    """
+    variant, dataset = identity["variant"], identity["dataset"]
+    limits = {key: dataset[key] for key in ("limit_train", "limit_test")}
+    others = {"precision": identity["precision"], **limits}
+    return {
+        **_unlike(variant, _variant_preset(variant_name(variant))),
+        **_nearest_recipe(identity)[1],
+        **_unlike(others, {"precision": TrainConfig.precision, **dict.fromkeys(limits)}),
+    }
+
+
+def _word(key: str, value: Any) -> str:
+    """A difference as it is written in a run_id."""
+    if isinstance(value, bool):
+        return ABBREVIATIONS.get(key, key) if value else f"no_{ABBREVIATIONS.get(key, key)}"
+    if isinstance(value, Mapping):  # augmentation, normalisation
+        return key
+    if isinstance(value, list):
+        value = ".".join(map(str, value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{ABBREVIATIONS.get(key, key)}{text}"
+
+
+def _unlike(actual: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the preset's keys where they differ."""
+    return {key: actual[key] for key in preset if actual[key] != preset[key]}
+
+
+def _nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
+    """The preset in configs/recipe with the fewest other values, and those of the run."""
+    found = []
+    for name in sorted(group_names("recipe"), key=lambda name: (name != "paper", name)):
+        unlike = _unlike_recipe(identity, name)
+        found.append((name, unlike))
+        if not unlike:  # most runs have the paper's recipe, and composing a preset is slow
+            break
+    return min(found, key=lambda each: len(each[1]))
+
+
+def _unlike_recipe(identity: Identity, name: str) -> dict[str, Any]:
+    """The values in which a run differs from a preset.
+
+    A dataset without a config (dataset=custom) has no other augmentation to compare with, and a
+    run without the correlation loss no other strength.
+    """
+    preset = _recipe_preset(name)
+    recipe = asdict(RecipeConfig()) | preset["recipe"]
+    if recipe["lr"] is None:
+        recipe["lr"] = group_file("model", identity["model"]["name"])["lr"]
+    if (dataset := identity["dataset"]["name"]) in dataset_names():
+        usual = group_file("dataset", dataset)
+        recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
+    loss = identity["regularizer"]
+    return {
+        **_unlike(asdict(RecipeConfig()) | identity["recipe"], recipe),
+        **(_unlike(loss, preset["regularizer"]) if loss else {}),
+    }
+
+
+@cache
+def _variant_preset(name: str) -> dict[str, Any]:
+    """What a variant in configs/variant does; nothing if there is none of this name."""
+    if name not in group_names("variant"):
+        return {}
+    preset = asdict(VariantConfig()) | group_file("variant", name)
+    return {key: preset[key] for key in ("linear", "regularized", "rank", "init", "widths")}
+
+
+@cache
+def _recipe_preset(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(compose_raw([], f"recipe/{name}"))

@@ -1,0 +1,92 @@
+"""The help of train.py and eval.py, and the keys that they know."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from configs.groups import group_names
+from configs.schema import EvalConfig, TrainConfig
+from linearconv.errors import UserError, did_you_mean
+
+SCHEMAS = {"train": TrainConfig, "eval": EvalConfig}
+GROUPS = {"train": ("model", "variant", "dataset", "recipe", "runtime"), "eval": ()}
+ABOUT = {
+    "train": "Train one network, or resume it: python train.py model=vgg11 variant=LRr",
+    "eval": "Evaluate a trained network, unfused and fused: python eval.py run=<run_id>",
+}
+WIDTH = 100
+
+
+def usage(config_name: str) -> str:
+    """The help of an entry point: its flags, the choices of config groups, its keys."""
+    lines = [ABOUT[config_name], "", f"usage: python {config_name}.py KEY=VALUE ...", ""]
+    flags = {
+        "-m": "a sweep: commas separate values, as in seed=0,1,2; every combination is run",
+        "--cfg job": "print every key with its value and stop",
+    }
+    lines += [_entry(flag, text) for flag, text in flags.items()]
+    if groups := GROUPS[config_name]:
+        lines += ["", "choices (model and variant are required):"]
+        lines += [_entry(f"{group}=", " ".join(group_names(group))) for group in groups]
+    lines += ["", "keys:"]
+    schema = SCHEMAS[config_name]
+    defaults = {field.name: _default(field) for field in fields(schema)}
+    described = re.findall(r"^ {8}([\w.]+): (.*(?:\n {12}.*)*)", schema.__doc__ or "", re.MULTILINE)
+    for key, text in described:
+        lines.append(_entry(f"{key}={defaults.get(key, '')}", " ".join(text.split()).rstrip(".")))
+    if groups:
+        lines += ["", "Those of recipe, regularizer, dataset and runtime: --cfg job, and configs/."]
+    return "\n".join(lines)
+
+
+def check_keys(arguments: Sequence[str], config_name: str) -> None:
+    """Reject arguments of a command line whose key nothing reads, all in one message.
+
+    Values, choices and flags are left to Hydra.
+
+    Raises:
+        UserError: with the known keys that are spelled similarly.
+    """
+    leaves, problems = list(_leaves(SCHEMAS[config_name])), []  # some hold lists and dicts
+    known = {*GROUPS[config_name], *leaves}
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, _ = argument.lstrip("+~").partition("=")
+        if argument.startswith("-") or key.startswith("hydra") or "@" in key:
+            continue
+        if not equals:
+            if not (argument.startswith("~") or before.startswith("-")):
+                hint = "; did you mean run=" + argument + "?" if config_name == "eval" else ""
+                problems.append(f"expected KEY=VALUE, got {argument}{hint}")
+        elif key not in known and not key.startswith(tuple(f"{name}." for name in leaves)):
+            full = [name for name in leaves if name.endswith(f".{key}")]
+            hint = f"; did you mean {' or '.join(full)}?" if full else did_you_mean(key, known)
+            problems.append(f"unknown key: {key}{hint}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _leaves(schema: type, prefix: str = "") -> Iterator[str]:
+    """The keys that have values, dotted."""
+    for name, kind in get_type_hints(schema).items():
+        if is_dataclass(kind):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _entry(name: str, text: str) -> str:
+    """A name and, beside it, its wrapped description."""
+    first, others = f"  {name:<26} ", " " * 29
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=others)
+
+
+def _default(field: Field[Any]) -> str:
+    """The value of a key that is not given, as it would be written."""
+    value = field.default
+    if value is None or value is MISSING:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
