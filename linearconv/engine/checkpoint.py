@@ -132,7 +132,8 @@ def load_weights(model: nn.Module, state: dict[str, Any]) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            f"the weights of {state['run_id']} do not fit the network that is built now ({reason}): "
-            "if its model has changed since, raise `revision` in its yaml in configs/model, which "
-            "makes it another run; to evaluate the old one, use the code that trained it"
+            f"the weights of {state['run_id']} do not fit the network that is built now "
+            f"({reason}): if its model has changed since, raise `revision` in its yaml in "
+            "configs/model, which makes it another run; to evaluate the old one, use the code that "
+            "trained it"
         ) from None

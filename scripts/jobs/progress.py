@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs import TrainConfig
@@ -11,7 +12,10 @@ from linearconv.engine.device import device_name, resolve_device
 from scripts.jobs.plan import Planned
 from scripts.jobs.runner import Outcome, Outcomes, Result
 from scripts.jobs.status import State, Status, status_table
-from scripts.jobs.timings import Timings, in_words
+from scripts.jobs.timings import Epoch, Timings, in_words
+
+ESTIMATED = "est."
+"""Marks a time that no run was measured for."""
 
 
 def progress(planned: Mapping[str, Planned], running: Sequence[str]) -> str:
@@ -38,15 +42,16 @@ def status_text(planned: Sequence[Planned], config: TrainConfig, root: Path) -> 
         if status.state is not State.DONE:
             timings.add_checkpoint(plan.paths.checkpoints)
     left = [
-        _seconds_left(plan, status, timings) for plan, status in zip(planned, statuses, strict=True)
+        _time_left(plan, status, timings) for plan, status in zip(planned, statuses, strict=True)
     ]
-    known = sum(seconds for seconds in left if seconds is not None)
-    words = ["unknown" if s is None else f"~{in_words(s)}" if s else "" for s in left]
-    lines = [status_table([plan.name for plan in planned], statuses, words)]
+    known = sum(each.seconds for each in left if each is not None)
+    lines = [status_table([plan.name for plan in planned], statuses, list(map(_words, left)))]
     blocked = (plan.blocked_by() for plan, s in zip(planned, statuses, strict=True) if s.note == "")
     lines += dict.fromkeys(filter(None, blocked))
     if known:
         lines.append(f"time left on {device}, one run at a time: about {in_words(known)}")
+    for source in dict.fromkeys(each.source for each in left if each and each.source):
+        lines.append(f"{ESTIMATED}: no epoch timed here; steps on {source} (results/benchmarks)")
     models = (p.run.cell.model for p, s in zip(planned, left, strict=True) if s is None)
     if unknown := Counter(models):
         names = ", ".join(f"{model} ({number})" for model, number in unknown.items())
@@ -54,12 +59,20 @@ def status_text(planned: Sequence[Planned], config: TrainConfig, root: Path) -> 
     return "\n".join(lines)
 
 
-def _seconds_left(plan: Planned, status: Status, timings: Timings) -> float | None:
-    """Seconds that a run still needs; None: unknown."""
-    epochs, seconds = status.epochs - status.epoch, timings.per_epoch(plan.run.identity)
+def _time_left(plan: Planned, status: Status, timings: Timings) -> Epoch | None:
+    """What a run still needs, summed over its epochs; None: unknown."""
+    epoch = timings.per_epoch(plan.run.identity)
     if status.state is State.DONE:
-        return 0.0
-    return None if seconds is None else epochs * seconds
+        return Epoch(0.0)
+    return epoch and replace(epoch, seconds=(status.epochs - status.epoch) * epoch.seconds)
+
+
+def _words(left: Epoch | None) -> str:
+    """The time left as it is shown in the table of runs."""
+    if left is None:
+        return "unknown"
+    mark = f" {ESTIMATED}" if left.source else ""
+    return f"~{in_words(left.seconds)}{mark}" if left.seconds else ""
 
 
 def summary(planned: Sequence[Planned], results: Outcomes) -> str:

@@ -1,22 +1,42 @@
-"""The duration of an epoch, from measurements only."""
+"""The duration of an epoch: measured or, until one was trained here, estimated from benchmarks."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
+
+from configs import dataset_config, variant_name
 from configs.identity import Identity
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.digests import canonical_json
 from linearconv.engine.record import read_record
 from linearconv.errors import UserError
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "results" / "benchmarks"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The duration of an epoch.
+
+    Attributes:
+        seconds: training and evaluation.
+        source: the device of the benchmark that it is estimated from; None: measured in runs here.
+    """
+
+    seconds: float
+    source: str | None = None
+
 
 class Timings:
-    """Measured seconds per epoch on one device.
+    """Seconds per epoch on one device.
 
     Args:
         device: its name in provenance.
@@ -63,12 +83,48 @@ class Timings:
             except (UserError, OSError, KeyError):
                 return  # the run's process may have just deleted it
 
-    def per_epoch(self, identity: Identity) -> float | None:
-        """Median seconds for the same network and dataset, else for the same model, else None."""
+    def per_epoch(self, identity: Identity) -> Epoch | None:
+        """The median for the same network and dataset, else for the same model, else an estimate
+        from `benchmarked`, else None.
+        """
         for key in _keys(identity):
             if self._seconds.get(key):
-                return median(self._seconds[key])
+                return Epoch(median(self._seconds[key]))
+        dataset = identity["dataset"]
+        images = dataset["limit_train"] or dataset_config(dataset["name"]).train_size
+        model = identity["model"]["name"]
+        for device, speeds in benchmarked(self._device, self._runtime).items():
+            for variant in (variant_name(identity["variant"]), "Conv"):  # Conv is the slowest
+                if (model, variant) in speeds:
+                    return Epoch(images / speeds[model, variant], device)
         return None
+
+
+@cache
+def benchmarked(device: str, runtime: str) -> dict[str, dict[tuple[str, str], float]]:
+    """Training images a second, evaluation included, from results/benchmarks.
+
+    Args:
+        device: its name in provenance; for a CPU other CPUs count too, for a GPU no other device.
+        runtime: the name of the runtime preset.
+
+    Returns:
+        By the device that was measured, this one first, and (model, variant).
+    """
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for path in sorted(BENCHMARKS.glob("*.csv")):
+        frame = pd.read_csv(path)
+        rows = frame[(frame["mode"] == runtime) & (frame["precision"] == "fp32")]
+        for name, speeds in rows.groupby("device"):
+            if name == device or (_is_cpu(name) and _is_cpu(device)):
+                networks = zip(speeds["model"], speeds["variant"], strict=True)
+                found[name] = dict(zip(networks, speeds["images_per_s"], strict=True))
+    return dict(sorted(found.items(), key=lambda each: each[0] != device))
+
+
+def _is_cpu(device: str) -> bool:
+    """Whether a device's name in provenance is that of a CPU."""
+    return device.endswith(" threads)")
 
 
 def _keys(identity: Identity) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def test_a_model_is_a_file_and_a_yaml(checkout, train):
 
 def test_a_faulty_file_leaves_the_other_models(checkout):
     (checkout / "models" / "wide.py").write_text("def wide(:\n")
-    command = [sys.executable, "train.py", "variant=Lr", "--cfg", "job"]
+    command = [sys.executable, "train.py", "--cfg", "job", "variant=Lr"]
     good, bad = (
         subprocess.run([*command, f"model={name}"], cwd=checkout, capture_output=True, text=True)
         for name in ("base", "wide")
@@ -67,13 +67,14 @@ def test_a_faulty_file_leaves_the_other_models(checkout):
     assert bad.returncode == 2 and "wide" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def test_a_model_that_changed_says_that_it_needs_a_revision(checkout, train):
+def test_a_model_that_changed_says_that_it_needs_a_revision(checkout, train, digits_root):
     write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
     train("digits-narrow-Lr", "model=narrow", "variant=Lr")
     file = checkout / "models" / "narrow.py"
     file.write_text(file.read_text().replace("(16, 32)", "(16, 64)"))
     (run,) = (path.stem for path in (checkout / "results/trials/runs").iterdir())
-    command = [sys.executable, REPOSITORY / "eval.py", f"run={run}", "device=cpu"]
+    shutil.copy(REPOSITORY / "eval.py", checkout)
+    command = [sys.executable, "eval.py", f"run={run}", f"dataset.root={digits_root}"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 2 and "raise `revision` in its yaml" in done.stderr
 

@@ -62,7 +62,8 @@ def test_each_run_is_what_train_would_run():
     [
         (["variant=Lr"], "results"),
         (["variant=Lr", "recipe=short", "seed=7", "runtime=reference"], "results"),
-        (["variant=e", "dataset=mnist"], "results"),
+        (["variant=LRr", "dataset=mnist"], "results"),
+        (["variant=e", "dataset=mnist"], "results/trials"),
         (["variant=Lr", "recipe.lr=3e-3"], "results/trials"),
         (["variant=Lr", "dataset.limit_train=5000"], "results/trials"),
         (["variant=Lr", "alpha=0.25"], "results/trials"),

@@ -10,8 +10,9 @@ from configs import compose, identify, run_id
 from linearconv.engine.checkpoint import save
 from linearconv.engine.record import SCHEMA, write_record
 from linearconv.engine.run import RunPaths
+from scripts.jobs import timings as timings_module
 from scripts.jobs.status import State, Status, run_status, status_table, train_log
-from scripts.jobs.timings import Timings, in_words
+from scripts.jobs.timings import Epoch, Timings, benchmarked, in_words
 
 HERE = socket.gethostname()
 
@@ -97,10 +98,10 @@ def test_durations_of_the_same_network_first_then_of_the_model():
     timings = Timings("GPU", "reference")
     assert timings.per_epoch(identity()) is None
     timings.add(identity("variant=Conv"), [10.0, 30.0, 20.0], [start(1, 3)])
-    assert timings.per_epoch(identity()) == 20.0  # another variant of the model
-    assert timings.per_epoch(identity("dataset=mnist")) == 20.0
+    assert timings.per_epoch(identity()) == Epoch(20.0)  # another variant of the model
+    assert timings.per_epoch(identity("dataset=mnist")) == Epoch(20.0)
     timings.add(identity("seed=4", "recipe=short"), [7.0], [start(1, 1)])
-    assert timings.per_epoch(identity()) == 7.0
+    assert timings.per_epoch(identity()) == Epoch(7.0)
     for other in ("model=vgg11", "precision=bf16", "recipe.batch_size=8", "dataset.limit_train=9"):
         assert timings.per_epoch(identity(other)) is None
 
@@ -109,7 +110,39 @@ def test_only_what_was_measured_on_this_device_with_this_runtime_counts():
     timings = Timings("GPU", "reference")
     starts = [start(1, 2, device="CPU"), start(3, 3, runtime="fast"), start(4, 5), start(6, None)]
     timings.add(identity(), [1.0, 2.0, 3.0, 4.0, 6.0], starts)
-    assert timings.per_epoch(identity()) == 5.0
+    assert timings.per_epoch(identity()) == Epoch(5.0)
+
+
+def test_until_an_epoch_was_timed_it_is_estimated_from_a_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(timings_module, "BENCHMARKS", tmp_path)
+    benchmarked.cache_clear()
+    (tmp_path / "a.csv").write_text(
+        "model,variant,device,mode,precision,images_per_s\n"
+        "base,Conv,A (2 threads),fast,fp32,1000\n"
+        "base,Lr,A (2 threads),fast,fp32,2000\n"
+        "base,Lr,A (2 threads),usual,fp32,1\n"
+        "base,Lr,B (2 threads),fast,fp32,4000\n"
+        "base,Lr,GPU,fast,fp32,50000\n"
+    )
+    base = ["dataset=cifar10"]
+    known = {
+        device: Timings(device, "fast").per_epoch(identity("variant=Lr", *base))
+        for device in ("A (2 threads)", "B (2 threads)", "C (4 threads)", "GPU", "other GPU")
+    }
+    assert known == {
+        "A (2 threads)": Epoch(25.0, "A (2 threads)"),
+        "B (2 threads)": Epoch(12.5, "B (2 threads)"),
+        "C (4 threads)": Epoch(25.0, "A (2 threads)"),
+        "GPU": Epoch(1.0, "GPU"),
+        "other GPU": None,
+    }
+    here = Timings("A (2 threads)", "fast")
+    assert here.per_epoch(identity("variant=r", *base)) == Epoch(50.0, "A (2 threads)")  # Conv's
+    assert here.per_epoch(identity("model=vgg11", *base)) is None
+    mine = start(1, 1, device="A (2 threads)", runtime="fast")
+    here.add(identity("variant=Lr", *base), [7.0], [mine])
+    assert here.per_epoch(identity("variant=Lr", *base)) == Epoch(7.0)
+    benchmarked.cache_clear()
 
 
 def test_durations_are_read_from_records_and_checkpoints(scene, tmp_path):
@@ -122,13 +155,13 @@ def test_durations_are_read_from_records_and_checkpoints(scene, tmp_path):
     timings.add_checkpoint(paths.checkpoints)
     assert timings.per_epoch(known) is None
     timings.add_records(paths.record.parent)
-    assert timings.per_epoch(known) == 3.0
+    assert timings.per_epoch(known) == Epoch(3.0)
     checkpoint(paths, known, epoch=2, seconds=[5.0, 5.0], starts=[start(1, 2)])
     timings.add_checkpoint(paths.checkpoints)
-    assert timings.per_epoch(known) == 5.0
+    assert timings.per_epoch(known) == Epoch(5.0)
     (paths.checkpoints / "epoch-0003.pt").write_bytes(b"damaged")
     timings.add_checkpoint(paths.checkpoints)
-    assert timings.per_epoch(known) == 5.0
+    assert timings.per_epoch(known) == Epoch(5.0)
 
 
 def test_table():
