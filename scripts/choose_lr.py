@@ -75,7 +75,7 @@ def page(found: list[Choice]) -> str:
             "",
             *markdown_grid(choices_grid(found)),
             "",
-            "Devices and versions: `choices.csv`. Curves (dotted: training): `curves.png` and "
+            "Devices and versions: `choices.csv`. Curves (dotted: training): `curves.svg` and "
             "`data/curves.csv`."
             if any(choice.runs for choice in found)
             else "No run yet; devices, versions and curves appear here with the first.",

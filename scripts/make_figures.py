@@ -1,6 +1,6 @@
-"""Draw the paper's figures from the recorded runs, as PDF and PNG, with their data as CSV.
+"""Draw the paper's figures from the recorded runs, as PDF and SVG, with their data as CSV.
 
-    python scripts/make_figures.py                  # results/figures/*.{pdf,png}, data/*.csv
+    python scripts/make_figures.py                  # results/figures/*.{pdf,svg}, data/*.csv
     python scripts/make_figures.py --recipe short   # results/figures/short/
 
 Reads results/runs/*.json and results/artifacts/*.npz. A figure without any of its runs is not
@@ -54,7 +54,7 @@ def outcome(figure: Figure) -> str:
 
 def write(figure: Figure, folder: Path) -> None:
     """Write a figure and its data; if it cannot be drawn, delete those of an earlier call."""
-    images = {kind: folder / f"{figure.name}.{kind}" for kind in ("pdf", "png")}
+    images = {kind: folder / f"{figure.name}.{kind}" for kind in ("pdf", "svg")}
     data = folder / "data" / f"{figure.name}.csv"
     if not figure.data:
         for path in (*images.values(), data):

@@ -55,6 +55,11 @@ class Claim:
     between: list[float] = field(default_factory=list)
     note: str = ""
 
+    @property
+    def trained(self) -> bool:
+        """Whether it is judged by runs, and not by counts or measured speed alone."""
+        return self.test not in ("count", "speed")
+
     def rows(self) -> list[PaperRow]:
         """The rows that it is about, one for each network, in print order."""
         found = {

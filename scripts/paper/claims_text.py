@@ -30,12 +30,28 @@ def judged(results: Results) -> Judged:
     return {metric: judge(results, metric) for metric in METRICS}
 
 
+def selected(found: Judged, *, trained: bool, run: bool) -> Judged:
+    """The claims that need runs or do not, and have evidence or not."""
+    return {
+        metric: [
+            judgement
+            for judgement in judgements
+            if judgement.claim.trained == trained and bool(judgement.run) == run
+        ]
+        for metric, judgements in found.items()
+    }
+
+
 def heading(recipe: str) -> str:
-    """The page's title; another recipe than the paper's says what it is."""
-    if recipe == "paper":
-        return "The paper's claims"
-    epochs = compose(["model=base", "variant=Conv", f"recipe={recipe}"]).recipe.epochs
-    return f"The paper's claims at {epochs} epochs only (recipe {recipe})"
+    """The page's title, which says how long the recipe trains."""
+    epochs = epochs_of(recipe)
+    only = "" if recipe == "paper" else " only"
+    return f"The paper's claims at {epochs} epochs{only} (recipe {recipe})"
+
+
+def epochs_of(recipe: str) -> int:
+    """How long a recipe trains."""
+    return compose(["model=base", "variant=Conv", f"recipe={recipe}"]).recipe.epochs
 
 
 def claims_grid(found: Judged) -> Grid:

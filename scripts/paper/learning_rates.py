@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from configs import TrainConfig, compose, identify
 from configs.experiments import Cell
 from models import architecture
-from scripts.paper.figures.base import DOUBLE, Figure
-from scripts.paper.printed import MODELS
+from scripts.paper.figures.base import SINGLE, Figure, seeds
+from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Record, all_cells
 from scripts.paper.text import Grid
 
@@ -151,10 +151,11 @@ def curves_figure(found: Sequence[Choice]) -> Figure:
     ]
     return Figure(
         "curves",
+        f"Plain networks on {DATASETS[DATASET]}, {' '.join(SETTING)}",
         "Validation accuracy (dotted: training accuracy) with each learning rate.",
         lines,
         [choice.model for choice in found if not choice.runs],
-        lambda: _draw(shown),
+        lambda width: _draw(shown, width),
     )
 
 
@@ -162,10 +163,11 @@ STYLES = {1e-3: ("#0072B2", "s"), 1e-4: ("#D55E00", "^")}
 """Colour and marker of each rate."""
 
 
-def _draw(shown: Sequence[Choice]) -> Canvas:
-    rows = -(-len(shown) // 2)
-    canvas = Canvas(figsize=(DOUBLE if len(shown) > 1 else DOUBLE / 2, 2.4 * rows))
-    panels = canvas.subplots(rows, min(2, len(shown)), squeeze=False).ravel()
+def _draw(shown: Sequence[Choice], width: float) -> Canvas:
+    columns = 1 if width == SINGLE else min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    canvas = Canvas(figsize=(width, 0.3 + 2.4 * rows))
+    panels = canvas.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(shown) :]:
         axes.axis("off")
     for axes, choice in zip(panels, shown, strict=False):
@@ -173,7 +175,7 @@ def _draw(shown: Sequence[Choice]) -> Canvas:
             color, marker = STYLES[rate]
             for i, record in enumerate(records):
                 epochs = [entry["epoch"] for entry in record["curve"]]
-                label = f"lr {rate:g}" if i == 0 else None
+                label = f"lr {rate:g} ({seeds([len(records)])})" if i == 0 else None
                 style = {"color": color, "lw": 1}
                 for name, own in (
                     ("val_acc", {"marker": marker, "ms": 3, "markevery": 5, "label": label}),

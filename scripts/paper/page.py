@@ -10,10 +10,21 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scripts.paper.claims_text import RULES, Judged, claims_grid, evidence_grid, heading, judged
+from scripts.paper.claims_text import (
+    RULES,
+    Judged,
+    claims_grid,
+    epochs_of,
+    evidence_grid,
+    heading,
+    judged,
+    selected,
+)
 from scripts.paper.comparison import CLOSE
 from scripts.paper.figures import Figure, all_figures
+from scripts.paper.figures.base import DOUBLE, SINGLE
 from scripts.paper.image_by_image import NOTE, comparisons_grid
+from scripts.paper.readme import results_grid
 from scripts.paper.results import Record, Results, all_cells, recipes
 from scripts.paper.speeds import Benchmarks
 from scripts.paper.tables import Table, tables
@@ -22,9 +33,11 @@ from scripts.paper.text import (
     Grid,
     extra_grid,
     extra_notes,
+    not_run,
     notes,
     own_notes,
     paper_grid,
+    with_runs,
 )
 
 TEMPLATE = "report.html.j2"
@@ -47,6 +60,11 @@ class Section:
         return [record for cell in cells for record in self.results.records(cell).values()]
 
     @property
+    def epochs(self) -> int:
+        """How long the recipe trains."""
+        return epochs_of(self.recipe)
+
+    @property
     def verdicts(self) -> dict[str, int]:
         """The number of accuracies in the tables by verdict."""
         found = [a.verdict for t in self.tables for row in t.rows for a in row.accuracies.values()]
@@ -56,7 +74,10 @@ class Section:
 def read_sections(
     folder: Path, records: list[Record], metric: str, benchmarks: Benchmarks
 ) -> tuple[list[Section], list[Record]]:
-    """A section for each recipe that has runs, and the records that fill no cell."""
+    """A section for each recipe that has runs, and the records that fill no cell.
+
+    The paper's recipe always has a section: the first one, or the last one if it has no runs.
+    """
     sections = []
     for recipe in recipes():
         results = Results(folder, recipe, records)
@@ -66,7 +87,7 @@ def read_sections(
             sections.append(
                 Section(recipe, results, found, all_figures(results, metric), judged(results))
             )
-    return sections, records
+    return sorted(sections, key=lambda section: not section.runs), records
 
 
 def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -> str:
@@ -80,6 +101,9 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
     )
     return environment.get_template(TEMPLATE).render(
         sections=sections,
+        results=results_grid({section.recipe: section.results for section in sections}, metric),
+        with_runs=with_runs,
+        not_run=not_run,
         unused=unused,
         metric=metric,
         close=CLOSE,
@@ -91,6 +115,8 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
         own_notes=own_notes,
         extra_notes=extra_notes,
         grid_rows=grid_rows,
+        filled=filled,
+        selected=selected,
         claims_grid=claims_grid,
         evidence_grid=evidence_grid,
         heading=heading,
@@ -98,6 +124,7 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
         comparisons_grid=comparisons_grid,
         mcnemar_note=NOTE,
         image=image,
+        widths={"page": DOUBLE, "phone": SINGLE},
         provenance=provenance,
     )
 
@@ -107,9 +134,16 @@ def grid_rows(grid: Grid) -> list[tuple[bool, list[Any]]]:
     return [(i in grid.groups, row) for i, row in enumerate(grid.body)]
 
 
-def image(figure: Figure) -> str:
+def filled(grid: Grid) -> Grid:
+    """The grid without its empty columns."""
+    columns = [j for j, column in enumerate(zip(*grid.body, strict=True)) if any(column)]
+    body = [[row[j] for j in columns] for row in grid.body]
+    return Grid([grid.header[j] for j in columns], body, grid.groups)
+
+
+def image(figure: Figure, width: float) -> str:
     """The figure as a data URI."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(figure.render('svg')).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(figure.render('svg', width)).decode()}"
 
 
 def provenance(record: Record) -> dict[str, str]:

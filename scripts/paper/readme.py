@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from linearconv.errors import UserError
 from scripts.paper.comparison import Accuracy
@@ -10,7 +11,7 @@ from scripts.paper.formats import markdown_grid
 from scripts.paper.results import Results
 from scripts.paper.speeds import Benchmarks
 from scripts.paper.tables import Row, tables
-from scripts.paper.text import NOT_RUN, Grid
+from scripts.paper.text import NOT_RUN, Entry, Grid
 
 DATASET = "cifar10"
 
@@ -33,9 +34,15 @@ def renewed(text: str, blocks: dict[str, str]) -> str:
 
 
 def results_block(by_recipe: dict[str, Results]) -> str:
+    """`results_grid` in Markdown."""
+    return "\n".join(markdown_grid(results_grid(by_recipe, "best")))
+
+
+def results_grid(by_recipe: dict[str, Results], metric: str) -> Grid:
     """The networks of Tables 3 and 4 that have run on CIFAR-10: costs and accuracies."""
-    found = {recipe: _rows(results) for recipe, results in by_recipe.items()}
-    header = ["CIFAR-10, best test accuracy (%)", "parameters", "multiply-adds (M)", "the paper"]
+    found = {recipe: _rows(results, metric) for recipe, results in by_recipe.items()}
+    header = [f"CIFAR-10, {metric} test accuracy (%)", "parameters", "multiply-adds (M)"]
+    header += ["the paper", *(f"recipe={recipe}" for recipe in found)]
     body = []
     for rows in zip(*found.values(), strict=True):
         accuracies = [row.accuracies[DATASET] for row in rows]
@@ -43,13 +50,13 @@ def results_block(by_recipe: dict[str, Results]) -> str:
             continue
         row = rows[0]
         cells = [row.printed.name, f"{row.counts.params:,}", _macs(row), f"{_printed(row):.1f}"]
-        body.append(cells + [_here(accuracy) for accuracy in accuracies])
-    return "\n".join(markdown_grid(Grid([*header, *(f"recipe={r}" for r in found)], body)))
+        body.append(cells + [_absolute(accuracy) for accuracy in accuracies])
+    return Grid(header, body)
 
 
-def _rows(results: Results) -> list[Row]:
+def _rows(results: Results, metric: str) -> list[Row]:
     """The rows of Tables 3 and 4, each network once and those of a model together."""
-    found = [t for t in tables(results, "best", Benchmarks()) if t.number in (3, 4)]
+    found = [t for t in tables(results, metric, Benchmarks()) if t.number in (3, 4)]
     rows = {row.printed.name: row for table in found for row in table.rows}
     models = list(dict.fromkeys(row.printed.model for row in rows.values()))
     return sorted(rows.values(), key=lambda row: models.index(row.printed.model))
@@ -65,8 +72,11 @@ def _printed(row: Row) -> float:
     return float(row.printed.accuracies[DATASET]) + baseline
 
 
-def _here(accuracy: Accuracy) -> str:
+def _absolute(accuracy: Accuracy) -> Entry:
+    """The mean accuracy, also where the tables show the difference from a baseline."""
+    accuracy = replace(accuracy, relative=False, baseline=accuracy.baseline[:0])
     if accuracy.runs.empty:
-        return NOT_RUN
+        return Entry("", NOT_RUN, "", accuracy.verdict, accuracy)
     spread = "" if accuracy.spread is None else f" ± {accuracy.spread:.2f}"
-    return f"{accuracy.accuracy:.2f}{spread} (n={len(accuracy.runs)})"
+    ours = f"{accuracy.accuracy:.2f}{spread} (n={len(accuracy.runs)})"
+    return Entry("", ours, "", accuracy.verdict, accuracy)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -62,6 +62,37 @@ class Grid:
     header: list[str]
     body: list[list[str | Entry]]
     groups: set[int] = field(default_factory=set)
+
+
+def with_runs(grid: Grid) -> Grid:
+    """The grid without the rows and columns whose accuracies are all not run.
+
+    No rows are left if none has run.
+    """
+    if all(entry.verdict == NOT_RUN for row in grid.body for entry in filter(_is_accuracy, row)):
+        return Grid(grid.header, [])
+    rows = [i for i, row in enumerate(grid.body) if _has_run(row)]
+    columns = [j for j, column in enumerate(zip(*grid.body, strict=True)) if _has_run(column)]
+    return Grid(
+        [grid.header[j] for j in columns],
+        [[grid.body[i][j] for j in columns] for i in rows],
+        {new for new, old in enumerate(rows) if old in grid.groups},
+    )
+
+
+def not_run(grid: Grid) -> int:
+    """The number of accuracies in a grid that are not run."""
+    return sum(_is_accuracy(cell) and cell.verdict == NOT_RUN for row in grid.body for cell in row)
+
+
+def _is_accuracy(cell: str | Entry) -> bool:
+    return isinstance(cell, Entry) and cell.accuracy is not None
+
+
+def _has_run(cells: Sequence[str | Entry]) -> bool:
+    """Whether there is an accuracy that has run, or none at all."""
+    verdicts = [cell.verdict for cell in cells if _is_accuracy(cell)]
+    return not verdicts or any(verdict != NOT_RUN for verdict in verdicts)
 
 
 def paper_grid(table: Table) -> Grid:
@@ -212,15 +243,15 @@ def notes(recipe: str, metric: str) -> list[str]:
         "over the epochs",
     }[metric]
     found = [
-        "Cells: paper | here | difference (here minus paper).",
-        f"Accuracy here: {selection}. Baselines are absolute (%), the other rows in points from "
+        "Cells: the paper | this repository | difference (this repository minus the paper).",
+        f"Accuracy: {selection}. Baselines are absolute (%), the other rows in points from "
         "their baseline, seed by seed; mean ± sample standard deviation over n seeds.",
     ]
     if recipe != "paper":
         found.append(
             f"Trained with recipe={recipe}, not the paper's: the differences show the recipe too."
         )
-    found.append("Parameters and FLOPs (the paper's convention, one image) are recounted here.")
+    found.append("Parameters and FLOPs (the paper's convention, one image) are counted anew.")
     return found
 
 

@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 
+import matplotlib as mpl
 import pytest
+from matplotlib.text import Text
 
 from configs.experiments import Cell
+from scripts.paper.figures import all_figures, curve_figures
+from scripts.paper.figures.base import DOUBLE, SINGLE, STYLE
 from scripts.paper.printed import paper_rows
-from scripts.paper.results import read_records
+from scripts.paper.results import Results, read_records
 from tests.conftest import REPOSITORY
 from tests.records import add_artifacts, add_runs, save_record
 
@@ -18,7 +22,7 @@ from tests.records import add_artifacts, add_runs, save_record
 pytestmark = pytest.mark.xdist_group("counts")
 
 CIFAR = "cifar10"
-PNG, PDF = b"\x89PNG", b"%PDF"
+SVG, PDF = b"<?xml", b"%PDF"
 
 
 def add_everything(folder):
@@ -191,7 +195,7 @@ def test_last_epochs_and_other_recipes(tmp_path, script):
     ("name", "folder", "written"),
     [
         ("make_tables", "--results-dir", "tables/table3.csv"),
-        ("make_figures", "--results-dir", "figures/figure3-accuracy.png"),
+        ("make_figures", "--results-dir", "figures/figure3-accuracy.svg"),
         ("make_claims", "--results-dir", "claims.csv"),
         ("make_report", "--results-dir", "report.html"),
         ("choose_lr", "--folder", "choices.csv"),
@@ -224,12 +228,12 @@ def test_a_wrong_folder_stops_with_one_message(tmp_path, script, name):
 def test_no_results_at_all(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "figures").mkdir()
-    stale = tmp_path / "figures/figure3-accuracy.png"
+    stale = tmp_path / "figures/figure3-accuracy.svg"
     stale.touch()
     done = call("make_figures.py", "--results-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "not drawn" in line]
-    assert len(lines) == 9 and not list(tmp_path.rglob("*.png"))
+    assert len(lines) == 9 and not list(tmp_path.rglob("*.svg"))
     assert any("cifar10-vgg11-Lr-a0.125" in line for line in lines)
 
 
@@ -254,7 +258,7 @@ def test_figures_and_their_data(figures, results, tmp_path, script):
     assert code == 0
     for name in names:
         assert (folder / f"{name}.pdf").read_bytes().startswith(PDF)
-        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
+        assert (folder / f"{name}.svg").read_bytes().startswith(SVG)
     assert {path.stem for path in (folder / "data").glob("*.csv")} == names
     missing = [line for line in out.splitlines() if line.startswith("figure3-correlations-base")]
     assert "artifacts/cifar10-base-L-s0" in missing[0]  # it has run, and left no arrays
@@ -263,7 +267,7 @@ def test_figures_and_their_data(figures, results, tmp_path, script):
     again = tmp_path / "again"
     add_everything(again)
     assert script("make_figures", "--results-dir", again).code == 0
-    kinds = ("csv", "pdf", "png")
+    kinds = ("csv", "pdf", "svg")
     assert read(folder, kinds) == read(again / "figures", kinds)
 
 
@@ -300,6 +304,45 @@ def test_data_of_the_figures(figures, results):
     ]
 
 
+@pytest.mark.parametrize("width", [SINGLE, DOUBLE])
+def test_figures_say_what_they_show_and_nothing_is_cut_off(results, width):
+    found = [figure for figure in all_figures(Results(results, "paper"), "best") if figure.data]
+    assert len(found) == 8
+    for figure in found:
+        with mpl.rc_context(STYLE):
+            canvas = figure.canvas(width)
+            canvas.draw_without_rendering()
+            drawn = canvas.get_tightbbox()  # in inches
+            labels = [(text, axes) for axes in canvas.axes for text in axes.texts]
+            assert all(inside(text.get_window_extent(), axes.bbox) for text, axes in labels)
+        assert inside(drawn, canvas.bbox_inches, 0.03), figure.name
+        words = " ".join(text.get_text() for text in canvas.findobj(Text))
+        assert "CIFAR-10" in words and "recipe=paper" in words and "n = " in words
+        assert "Base" in words or "VGG11" in words
+
+
+def inside(box, outer, tolerance=0.0):
+    x, y = outer.padded(tolerance).intervalx, outer.padded(tolerance).intervaly
+    return x[0] <= box.x0 and box.x1 <= x[1] and y[0] <= box.y0 and box.y1 <= y[1]
+
+
+def test_a_correlation_loss_that_hardly_changes_has_readable_labels(tmp_path):
+    (record,) = add_runs(tmp_path, Cell("base", "L", CIFAR), [(80, 80)])
+    for entry, loss in zip(record["curve"], (1098, 1600, 1441), strict=True):
+        entry["correlation_loss"] = loss
+    save_record(tmp_path, record)
+    (figure,) = curve_figures(Results(tmp_path, "paper"))
+    with mpl.rc_context(STYLE):
+        canvas = figure.canvas(SINGLE)
+        canvas.draw_without_rendering()
+    axis = canvas.axes[1].yaxis
+    low, high = axis.get_view_interval()
+    labels = [
+        tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high
+    ]
+    assert len(set(labels)) >= 2 and all(re.fullmatch(r"\d,\d00", label) for label in labels)
+
+
 def test_damaged_artifacts_are_named(tmp_path, script):
     (record,) = add_runs(tmp_path, Cell("base", "Lr", CIFAR), [(80, 80)])
     path = tmp_path / "artifacts" / f"{record['run_id']}.npz"
@@ -312,7 +355,7 @@ def test_damaged_artifacts_are_named(tmp_path, script):
 class Page(html.parser.HTMLParser):
     """Collects ids, addresses and buttons; every element must be closed in order."""
 
-    VOID = {"meta", "link", "img", "path", "polyline", "br"}
+    VOID = {"meta", "link", "img", "source", "br"}
 
     def __init__(self, text):
         super().__init__()
@@ -336,11 +379,14 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_report(results, script):
-    code, _, _ = script("make_report", "--results-dir", results)
-    assert code == 0
-    text = (results / "report.html").read_text()
-    page = Page(text)
+@pytest.fixture(scope="module")
+def report(results, script):
+    assert script("make_report", "--results-dir", results).code == 0
+    return (results / "report.html").read_text()
+
+
+def test_report(report, results):
+    text, page = report, Page(report)
     assert len(page.ids) == len(set(page.ids))
     assert not re.search(r"https?:|@import|url\(", text)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
@@ -354,3 +400,14 @@ def test_report(results, script):
     assert "▼ -6.80" in text and "≈ -0.40" in text and "0123456789ab" in text
     assert "some-host" not in text
     assert text.count("<img src=") == 8 + 3  # of the paper's recipe, and of the short one
+    assert text.count("<source ") == 8 + 3  # the same for phones
+    assert "7 figures not drawn" in text
+
+
+def test_what_has_not_run_is_folded(report):
+    section = report.split("Recipe paper: 250 epochs")[1]
+    table = section.split("Table 3:")[1].split("Table 4:")[0]
+    shown, folded = table.split("<summary>16 accuracies not run: the whole table</summary>")
+    assert "Base-Lr" in shown and 'class="absent"' not in shown
+    assert "CIFAR-100" not in shown and "VGG11-e" not in shown
+    assert "CIFAR-100" in folded and "VGG11-e" in folded

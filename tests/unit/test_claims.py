@@ -179,7 +179,9 @@ def test_pages_are_complete_and_say_what_they_are(tmp_path):
     found = judged(Results(tmp_path, "short"))
     page = markdown("short", found)
     assert page.startswith("# The paper's claims at 30 epochs only (recipe short)\n")
-    assert markdown("paper", found).startswith("# The paper's claims\n")
+    assert markdown("paper", found).startswith(
+        "# The paper's claims at 250 epochs (recipe paper)\n"
+    )
     for name in CLAIMS:
         assert f"| {name} |" in page
     assert csv_text("short", found).count("\n") > 2 * len(CLAIMS)

@@ -73,8 +73,8 @@ def test_the_page_and_the_curves_are_written(tmp_path, monkeypatch, capsys):
     assert "base: as configured" in out and "vgg11: open" in out and "model=vgg11,allconv" in out
     page = (tmp_path / "README.md").read_text()
     assert "| Base | 80.00 (n=1) | 78.00 (n=1) | 0.001 | as configured |" in page
-    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "curves.svg").stat().st_size > 1000
     assert len((tmp_path / "choices.csv").read_text().splitlines()) == 3
     shutil.rmtree(tmp_path / "runs")
     assert choose_lr.main() == 0 and "base: open" in capsys.readouterr().out
-    assert not (tmp_path / "curves.png").exists()
+    assert not (tmp_path / "curves.svg").exists()

@@ -6,10 +6,20 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patheffects import withStroke
 
 from scripts.paper.comparison import accuracy
 from scripts.paper.counts import counts
-from scripts.paper.figures.base import COLORS, DOUBLE, MARKERS, SINGLE, Figure, cell_name, key
+from scripts.paper.figures.base import (
+    COLORS,
+    MARKERS,
+    SINGLE,
+    Figure,
+    cell_name,
+    in_a_row,
+    key,
+    seeds,
+)
 from scripts.paper.printed import DATASETS, MODELS, PaperRow, paper_rows
 from scripts.paper.results import Results
 
@@ -23,13 +33,14 @@ def accuracy_figure(results: Results, metric: str) -> Figure:
     points = _points(results, rows, metric)
     return Figure(
         "figure3-accuracy",
+        f"Accuracy and parameters on {DATASETS[DATASET]}, recipe={results.recipe}, {metric} epoch",
         f"Test accuracy on {DATASETS[DATASET]} ({metric}) against parameters; the larger a point, "
         "the more FLOPs in training (the paper's convention). Arrows lead from Conv to Lr to LRr. "
-        "Filled: measured here, Lr and LRr relative to Conv as in the tables; outlined: as printed "
-        "in the paper.",
+        "Filled: this repository, Lr and LRr relative to Conv as in the tables; outlined: as "
+        "printed in the paper.",
         points,
         _missing(results, rows),
-        lambda: _draw_accuracy(points),
+        lambda width: _draw_accuracy(points, width),
     )
 
 
@@ -66,15 +77,19 @@ def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -
     }
 
 
-def _draw_accuracy(points: list[Point]) -> Canvas:
-    canvas = Canvas(figsize=(DOUBLE, 3.9), layout="none")
-    axes = canvas.add_axes((0.075, 0.11, 0.76, 0.87))
+def _draw_accuracy(points: list[Point], width: float) -> Canvas:
+    if width == SINGLE:
+        canvas = Canvas(figsize=(width, 5))
+        axes, beside = canvas.subplots(2, height_ratios=(3, 1.6))
+    else:
+        canvas = Canvas(figsize=(width, 4))
+        axes, beside = canvas.subplots(1, 2, width_ratios=(5, 1.2))
     axes.set_xscale("log")
     axes.set_xlabel("Parameters (M)")
     axes.set_ylabel(f"{DATASETS[DATASET]} test accuracy (%)")
     axes.set_xticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(0.16, 18)
+    axes.set_xlim(0.16, 50 if width == SINGLE else 25)  # room for the names on the right
     axes.grid(color="#dddddd", linewidth=0.5)
     axes.set_axisbelow(True)
     for model in dict.fromkeys(point["model"] for point in points):
@@ -82,7 +97,7 @@ def _draw_accuracy(points: list[Point]) -> Canvas:
         _draw_series(axes, of_model, "paper_accuracy")
         _draw_series(axes, [p for p in of_model if p["accuracy"] is not None], "accuracy")
         _name_model(axes, of_model)
-    _accuracy_legends(canvas)
+    _accuracy_legends(beside, points)
     return canvas
 
 
@@ -94,10 +109,10 @@ def _name_model(axes: Axes, points: list[Point]) -> None:
     conv, linear = points[:2]
     left = linear["params"] > conv["params"]
     offset = 4 + _area(conv["flops_paper_convention"]) ** 0.5 / 2
-    paper, here = conv["paper_accuracy"], conv["accuracy"]
-    heights = {paper: "#777777", here: "#000000"}
-    if here is None or abs(here - paper) < 1:
-        heights = {paper if here is None else (paper + here) / 2: "#000000"}
+    paper, ours = conv["paper_accuracy"], conv["accuracy"]
+    heights = {paper: "#777777", ours: "#000000"}
+    if ours is None or abs(ours - paper) < 1:
+        heights = {paper if ours is None else (paper + ours) / 2: "#000000"}
     for height, color in heights.items():
         axes.annotate(
             MODELS[conv["model"]],
@@ -123,8 +138,8 @@ def _draw_series(axes: Axes, points: list[Point], height: str) -> None:
             marker=MARKERS[point["variant"]],
             facecolors=color if measured else "none",
             edgecolors="none" if measured else color,
-            alpha=0.6 if measured else 1,
             linewidths=0.9,
+            path_effects=[] if measured else [withStroke(linewidth=2, foreground="#ffffff")],
             zorder=3 if measured else 4,
         )
     for start, end in zip(points, points[1:], strict=False):
@@ -151,23 +166,23 @@ def _area(flops: float) -> float:
     return 90 * (flops / 1e9) ** 0.5
 
 
-def _accuracy_legends(canvas: Canvas) -> None:
-    """Legends on the right: variants, here and paper; below them, the marker sizes."""
+def _accuracy_legends(axes: Axes, points: list[Point]) -> None:
+    """Legends in place of a panel: variants, ours and the paper's; the marker sizes."""
+    numbers = [point["n"] for point in points if point["n"]]
     kinds = [key(v, marker=MARKERS[v], color=COLORS[v], ms=5) for v in ("Conv", "Lr", "LRr")]
     kinds += [
-        key("here", marker="o", ms=5, color="#777777", mec="none"),
-        key("paper", marker="o", ms=5, color="#777777", mfc="none"),
+        key(f"this repository\n({seeds(numbers)})", marker="o", ms=5, color="#777777", mec="none"),
+        key("the paper", marker="o", ms=5, color="#777777", mfc="none"),
     ]
     sizes = [
         key(f"{b:g} B", marker="o", ms=_area(b * 1e9) ** 0.5, mfc="none", color="#777777")
         for b in (0.02, 0.2, 2, 16)
     ]
-    right = canvas.add_gridspec(1, 1, left=0.84, right=1, bottom=0, top=1).subplots()
-    right.set_axis_off()
-    right.add_artist(right.legend(handles=kinds, loc="upper left", labelspacing=0.8))
-    right.legend(
+    axes.set_axis_off()
+    axes.add_artist(axes.legend(handles=kinds, loc="upper left", labelspacing=0.8))
+    axes.legend(
         handles=sizes,
-        loc="lower left",
+        loc="lower right",
         labelspacing=1.9,
         handletextpad=1.4,
         borderpad=1.2,
@@ -182,28 +197,30 @@ def alpha_figure(results: Results, metric: str) -> Figure:
     points = _points(results, rows, metric)
     return Figure(
         "table2-alpha",
+        f"VGG11-Lr on {DATASETS[DATASET]}, recipe={results.recipe}, {metric} epoch",
         f"VGG11-Lr on {DATASETS[DATASET]} with different shares alpha of primary filters; alpha = "
-        "1 is plain VGG11. Filled: measured here, mean and standard deviation over seeds; "
+        "1 is plain VGG11. Filled: this repository, mean and standard deviation over seeds; "
         "outlined: as printed in the paper.",
         points,
         _missing(results, rows),
-        lambda: _draw_alpha(points, rows),
+        lambda width: _draw_alpha(points, rows, width),
     )
 
 
-def _draw_alpha(points: list[Point], rows: list[PaperRow]) -> Canvas:
-    canvas = Canvas(figsize=(SINGLE, 4.2))
-    panels = canvas.subplots(3, sharex=True, height_ratios=(1.4, 1, 1))
+def _draw_alpha(points: list[Point], rows: list[PaperRow], width: float) -> Canvas:
+    shape = in_a_row(width, 3)
+    canvas = Canvas(figsize=(width, 0.8 + 1.6 * shape[0]))
+    panels = canvas.subplots(*shape)
     alphas = [point["alpha"] for point in points]
     outlined = {"marker": "o", "ms": 6, "mfc": "none", "color": "#777777", "ls": ":"}
     filled = {"marker": "s", "ms": 3.5, "color": COLORS["Lr"]}
     measured = [point for point in points if point["accuracy"] is not None]
-    panels[0].plot(alphas, [p["paper_accuracy"] for p in points], label="paper", **outlined)
+    panels[0].plot(alphas, [p["paper_accuracy"] for p in points], label="the paper", **outlined)
     panels[0].errorbar(
         [p["alpha"] for p in measured],
         [p["accuracy"] for p in measured],
         yerr=[p["std"] or 0 for p in measured],
-        label="here",
+        label=f"this repository ({seeds([p['n'] for p in measured])})",
         elinewidth=0.8,
         capsize=2,
         **filled,
@@ -215,9 +232,9 @@ def _draw_alpha(points: list[Point], rows: list[PaperRow]) -> Canvas:
     labels = ("Test accuracy (%)", "Parameters (M)", "FLOPs (B)")
     for axes, label in zip(panels, labels, strict=True):
         axes.set_ylabel(label)
+        axes.set_xlabel("alpha")
+        axes.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas], rotation=45)
         axes.grid(color="#dddddd", linewidth=0.5)
-    panels[0].legend(loc="best")
-    panels[2].set_xlabel("alpha")
-    panels[2].set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     canvas.align_ylabels(panels)
+    canvas.legend(loc="outside lower center", ncols=2)
     return canvas

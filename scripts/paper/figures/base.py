@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from configs.experiments import Cell
 
 SINGLE, DOUBLE = 3.35, 6.9
-"""Widths of one and two columns in print, in inches."""
+"""Widths of one and two columns in print, in inches; one column is also for phones."""
+
+LINE = {SINGLE: 46, DOUBLE: 100}
+"""Letters of a heading that fit into a line, by width."""
 
 COLORS = {
     "Conv": "#000000",
@@ -29,6 +34,8 @@ MARKERS = {"Conv": "o", "r": "P", "e": "X", "L": "D", "Lr": "s", "LRr": "^"}
 
 STYLE = {
     "font.size": 8,
+    "figure.titlesize": 8,
+    "figure.titleweight": "bold",
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
@@ -41,14 +48,13 @@ STYLE = {
     "legend.frameon": False,
     "font.family": "DejaVu Sans",  # shipped with matplotlib, so the same everywhere
     "figure.constrained_layout.use": True,
-    "savefig.dpi": 300,
+    "savefig.dpi": 150,  # of matrices that are shrunk, see `filters.py`
     "pdf.fonttype": 42,
     "svg.hashsalt": "linearconv",
 }
 # Without these, files would contain the date and the matplotlib version.
 METADATA = {
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-    "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
 }
 
@@ -59,30 +65,54 @@ class Figure:
 
     Attributes:
         name: name of its files.
+        heading: the network, the dataset, the recipe and the number of seeds, in the image.
         caption: what it shows, in a sentence or two.
         data: the numbers in it, one object for each line of its CSV; empty: it cannot be drawn.
         missing: names of the missing runs or files.
-        draw: draws it.
+        draw: draws it in the width it is given, `SINGLE` or `DOUBLE`.
     """
 
     name: str
+    heading: str
     caption: str
     data: list[dict[str, Any]]
     missing: list[str]
-    draw: Callable[[], Canvas]
+    draw: Callable[[float], Canvas]
 
-    def render(self, kind: str) -> bytes:
-        """The figure as pdf, png or svg; the same bytes each time."""
+    def render(self, kind: str, width: float = DOUBLE) -> bytes:
+        """The figure as pdf or svg, `SINGLE` or `DOUBLE` wide; the same bytes each time."""
         file = io.BytesIO()
         with mpl.rc_context(STYLE):
-            self.draw().savefig(file, format=kind, metadata=METADATA[kind])
+            self.canvas(width).savefig(file, format=kind, metadata=METADATA[kind])
         return file.getvalue()
+
+    def canvas(self, width: float) -> Canvas:
+        """The figure under its heading; to be called with `STYLE`."""
+        canvas = self.draw(width)
+        canvas.suptitle(textwrap.fill(self.heading, LINE[width]))
+        return canvas
 
 
 def cell_name(cell: Cell) -> str:
     """`cifar10-base-Lr`."""
     alpha = "" if cell.alpha is None else f"-a{cell.alpha:g}"
     return f"{cell.dataset}-{cell.model}-{cell.variant}{alpha}"
+
+
+def in_a_row(width: float, panels: int) -> tuple[int, int]:
+    """Rows and columns of panels: beside each other, or below each other in one column."""
+    return (panels, 1) if width == SINGLE else (1, panels)
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """The numbers of seeds of several means: `n = 2` or `n = 1 to 3`."""
+    low, high = min(numbers), max(numbers)
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
+
+
+def legend_below(canvas: Canvas, handles: Sequence[Line2D], columns: int) -> Legend:
+    """A legend below all panels, where it hides no point."""
+    return canvas.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def key(label: str, **style: Any) -> Line2D:

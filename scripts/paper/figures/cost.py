@@ -10,7 +10,17 @@ from matplotlib.figure import Figure as Canvas
 from configs import compose
 from configs.experiments import Cell
 from scripts.paper.counts import counts
-from scripts.paper.figures.base import COLORS, DOUBLE, MARKERS, Figure, cell_name, key
+from scripts.paper.figures.base import (
+    COLORS,
+    MARKERS,
+    SINGLE,
+    Figure,
+    cell_name,
+    in_a_row,
+    key,
+    legend_below,
+    seeds,
+)
 from scripts.paper.printed import MODELS, paper_rows
 from scripts.paper.results import Results, all_cells
 from scripts.paper.speeds import Setting, read_benchmarks
@@ -41,13 +51,14 @@ def cost_figure(results: Results, metric: str) -> Figure:
     device = benchmarks.devices[setting] if setting else "no device"
     return Figure(
         "cost-of-accuracy",
+        f"Accuracy for its cost on CIFAR-10, recipe={results.recipe}, {metric} epoch",
         f"Test accuracy on CIFAR-10 ({metric}, mean over the seeds) against the cost of training "
-        f"with recipe={results.recipe}. Left: the measured step of runtime=fast ({_where(setting)}"
-        f"{device}) times the number of steps. Right: multiply-adds of all forward passes, "
-        "LinearConv layers factored. Variants without a measured step are missing on the left.",
+        f"with recipe={results.recipe}. Time: the measured step of runtime=fast ({_where(setting)}"
+        f"{device}) times the number of steps; a variant whose step was not measured is missing "
+        "there. Multiply-adds: of all forward passes, LinearConv layers factored.",
         points,
         [cell_name(cell) for cell in cells if cell not in found],
-        lambda: _draw(points),
+        lambda width: _draw(points, width),
     )
 
 
@@ -72,31 +83,38 @@ def _point(results: Results, cell: Cell, metric: str, times: dict[str, float] | 
     }
 
 
-def _draw(points: list[Point]) -> Canvas:
-    canvas = Canvas(figsize=(DOUBLE, 2.6))
-    time, macs = canvas.subplots(1, 2, sharey=True)
+def _draw(points: list[Point], width: float) -> Canvas:
+    rows, columns = in_a_row(width, 2)
+    canvas = Canvas(figsize=(width, 0.6 + 2.3 * rows))
+    time, macs = canvas.subplots(rows, columns, sharey=True)
     for axes, name in ((time, "training_hours"), (macs, "forward_teramacs")):
         for model in dict.fromkeys(point["model"] for point in points):
             _draw_model(axes, [p for p in points if p["model"] == model and p[name]], name)
+        axes.margins(0.12)  # room for the names
         axes.grid(color="#dddddd", linewidth=0.5)
         axes.set_axisbelow(True)
+    for axes in canvas.axes[:rows]:
+        axes.set_ylabel("CIFAR-10 test accuracy (%)")
     time.set_xlabel("Training time (hours)")
     macs.set_xlabel("Forward multiply-adds of training ($10^{12}$)")
-    time.set_ylabel("CIFAR-10 test accuracy (%)")
-    variants = dict.fromkeys(point["variant"] for point in points)
-    keys = [key(v, marker=MARKERS[v], color=COLORS[v], ms=5) for v in variants]
-    macs.legend(handles=keys, loc="lower right")
+    numbers = {v: [p["n"] for p in points if p["variant"] == v] for v in VARIANTS}
+    keys = [
+        key(f"{v} ({seeds(n)})", marker=MARKERS[v], color=COLORS[v], ms=5)
+        for v, n in numbers.items()
+        if n
+    ]
+    legend_below(canvas, keys, columns=2 if width == SINGLE else len(keys))
     return canvas
 
 
 def _draw_model(axes: Axes, points: list[Point], name: str) -> None:
-    """The variants of one model, joined from the cheapest on."""
+    """The variants of one model, joined from the cheapest on; its name above the dearest."""
     points = sorted(points, key=lambda point: point[name])
     costs, heights = [p[name] for p in points], [p["accuracy"] for p in points]
     axes.plot(costs, heights, color="#999999", linewidth=0.8, zorder=2)
     for point, cost in zip(points, costs, strict=True):
         variant = point["variant"]
         axes.plot(cost, point["accuracy"], MARKERS[variant], color=COLORS[variant], ms=6, zorder=3)
-        if variant == "Conv":
-            axes.annotate(MODELS[point["model"]], (cost, point["accuracy"]), (5, 4),
-                          textcoords="offset points", fontsize=7)  # fmt: skip
+    if points:
+        axes.annotate(MODELS[points[-1]["model"]], (costs[-1], heights[-1]), (0, 6),
+                      textcoords="offset points", ha="center", fontsize=7)  # fmt: skip

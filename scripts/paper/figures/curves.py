@@ -8,11 +8,21 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from configs.experiments import Cell
 from scripts.paper.counts import correlation_bound
-from scripts.paper.figures.base import COLORS, DOUBLE, MARKERS, Figure, cell_name
+from scripts.paper.figures.base import (
+    COLORS,
+    MARKERS,
+    SINGLE,
+    Figure,
+    cell_name,
+    in_a_row,
+    key,
+    legend_below,
+    seeds,
+)
 from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Record, Results, all_cells
 
@@ -48,13 +58,14 @@ def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell])
     ]
     return Figure(
         f"curves-{dataset}-{model}",
+        f"{MODELS[model]} on {DATASETS[dataset]}, recipe={results.recipe}",
         f"{MODELS[model]} on {DATASETS[dataset]}: test accuracy (dotted: training accuracy) and "
         "how far the correlation loss (Algorithm 1, over all layers) is above its lower bound "
         "after each epoch, whether or not it is trained on. Mean over the seeds; shaded: their "
         "range.",
         lines,
         [cell_name(cell) for cell in cells if not records[cell.variant]],
-        lambda: _draw_curves(curves),
+        lambda width: _draw_curves(curves, width),
     )
 
 
@@ -72,15 +83,18 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _draw_curves(curves: Curves) -> Canvas:
-    canvas = Canvas(figsize=(DOUBLE, 2.5))
-    accuracy, correlation = canvas.subplots(1, 2)
+def _draw_curves(curves: Curves, width: float) -> Canvas:
+    rows, columns = in_a_row(width, 2)
+    canvas = Canvas(figsize=(width, 0.7 + 2.3 * rows))
+    accuracy, correlation = canvas.subplots(rows, columns)
+    keys = []
     for i, (variant, runs) in enumerate(curves.items()):
         # Staggered markers distinguish the variants without colours.
         every = max(1, len(runs[0]) // 8)
         style = {"color": COLORS[variant], "lw": 1}
         marked = {"marker": MARKERS[variant], "ms": 3.5}
-        marked |= {"markevery": (len(runs[0]) * (1 + 2 * i) // 96, every), "label": variant}
+        keys.append(key(f"{variant} ({seeds([len(runs)])})", linestyle="-", **style, **marked))
+        marked["markevery"] = (len(runs[0]) * (1 + 2 * i) // 96, every)
         _draw_mean(accuracy, runs, "test_acc", shade=True, **style, **marked)
         _draw_mean(accuracy, runs, "train_acc", shade=False, **style, linestyle=":", alpha=0.8)
         _draw_mean(correlation, runs, "correlation_excess", shade=True, **style, **marked)
@@ -93,11 +107,21 @@ def _draw_curves(curves: Curves) -> Canvas:
     _focus(accuracy, curves)
     if correlation.lines:
         correlation.set_yscale("log")
+        # At least two labels, also where the values are within one power of ten.
+        correlation.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        correlation.yaxis.set_major_formatter(_plain)
+        correlation.minorticks_off()
     else:
         correlation.set_axis_off()
         correlation.text(0.5, 0.5, "no regularised filters", ha="center", va="center")
-    accuracy.legend(loc="lower right")
+    keys += [key("test", linestyle="-"), key("training", linestyle=":")]
+    legend_below(canvas, keys, columns=2 if width == SINGLE else 4)
     return canvas
+
+
+def _plain(value: float, position: int | None = None) -> str:
+    """`1,000`, `0.03`: without exponents, which differ too little to be told apart."""
+    return f"{value:,.9f}".rstrip("0").rstrip(".")
 
 
 def _draw_mean(

@@ -6,19 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from configs.experiments import Cell
 from scripts.paper.artifacts import Filters, read_filters
-from scripts.paper.figures.base import DOUBLE, Figure, cell_name
-from scripts.paper.printed import MODELS
+from scripts.paper.figures.base import SINGLE, Figure, cell_name, in_a_row
+from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Results
 
 CELLS_OF = ("base", "vgg11")
 """The models of Table 3, the only table with Conv, L and Lr of a network."""
 DATASET = "cifar10"
+SMALL = 100
+"""Numbers in a row from which on a matrix in one column has less than a pixel for each."""
+STEPS = colormaps["PuOr"].resampled(65)
+"""Colours whose steps are too small to see, but much smaller in a file than 256 of them."""
 
 
 def _read_all(
@@ -27,23 +33,27 @@ def _read_all(
     variants: tuple[str, ...],
     usable: Callable[[Filters], bool] = lambda run: True,
 ) -> tuple[dict[str, Filters], list[str]]:
-    """The filters of a model's variants, and what is missing.
+    """The filters of a model's variants, by their name and seed, and what is missing.
 
     Of each variant the run with the lowest seed that has filters that are `usable`.
     """
     found, missing = {}, []
     for variant in variants:
         cell = Cell(model, variant, DATASET)
-        run_ids = [record["run_id"] for record in results.records(cell).values()]
-        runs = (read_filters(results.folder, run_id) for run_id in run_ids)
-        run = next((run for run in runs if run and usable(run)), None)
+        run_ids = {seed: r["run_id"] for seed, r in results.records(cell).items()}
+        runs = ((seed, read_filters(results.folder, run_id)) for seed, run_id in run_ids.items())
+        seed, run = next(((s, run) for s, run in runs if run and usable(run)), (None, None))
         if run is not None:
-            found[variant] = run
+            found[f"{variant}, seed {seed}"] = run
         elif run_ids:
-            missing.append(f"artifacts/{run_ids[0]}.npz, or a part of it")
+            missing.append(f"artifacts/{next(iter(run_ids.values()))}.npz, or a part of it")
         else:
             missing.append(cell_name(cell))
     return found, missing
+
+
+def _heading(results: Results, model: str, what: str) -> str:
+    return f"{MODELS[model]} on {DATASETS[DATASET]}, recipe={results.recipe}, n = 1 of each: {what}"
 
 
 def correlation_figures(results: Results) -> list[Figure]:
@@ -54,11 +64,12 @@ def correlation_figures(results: Results) -> list[Figure]:
         figures.append(
             Figure(
                 f"figure3-correlations-{model}",
+                _heading(results, model, "correlations"),
                 f"Correlations between the filters of {MODELS[model]}'s chosen layers after "
                 "training. P: primary, S: secondary filters.",
                 [line for run in runs.values() for line in _correlation_lines(run)],
                 missing,
-                lambda runs=runs: _draw_correlations(runs),
+                lambda width, runs=runs: _draw_correlations(runs, width),
             )
         )
     return figures
@@ -90,32 +101,40 @@ def _mean_off_diagonal(matrix: np.ndarray) -> float | None:
     return (matrix.sum() - np.trace(matrix)) / count if count else None
 
 
-def _draw_correlations(runs: dict[str, Filters]) -> Canvas:
-    rows = max(len(run.layers) for run in runs.values())
-    width = 0.5 + 2.0 * len(runs)
-    canvas = Canvas(figsize=(min(width, DOUBLE), 0.3 + 1.85 * rows))
-    panels = canvas.subplots(rows, len(runs), squeeze=False)
-    for column, (variant, run) in enumerate(runs.items()):
-        for row, axes in enumerate(panels[:, column]):
-            image = _draw_matrix(axes, run.correlations[row], largest=1)
-            _mark_parts(axes, run.primary[row], len(run.correlations[row]))
-            if row == 0:
-                axes.set_title(variant)
-            if column == 0:
-                axes.set_ylabel(run.layers[row])
-    canvas.colorbar(image, ax=panels, shrink=0.6, label="correlation", aspect=30)
+def _draw_correlations(runs: dict[str, Filters], width: float) -> Canvas:
+    """A row for each layer and a column for each run, the other way around in one column."""
+    layers, turned = max((run.layers for run in runs.values()), key=len), width == SINGLE
+    shape = (len(runs), len(layers)) if turned else (len(layers), len(runs))
+    height = 0.7 + width / (2.2 if turned else 3.6) * shape[0]
+    canvas = Canvas(figsize=(width, height), layout="compressed")
+    panels = canvas.subplots(*shape, squeeze=False)
+    names = list(runs), layers
+    for axes, column in zip(panels[0], names[turned], strict=True):
+        axes.set_title(column)
+    for axes, row in zip(panels[:, 0], names[not turned], strict=True):
+        axes.set_ylabel(row)
+    for row, run in zip(panels if turned else panels.T, runs.values(), strict=True):
+        for axes, matrix, primary in zip(row, run.correlations, run.primary, strict=False):
+            image = _draw_matrix(axes, matrix, 1, small=turned)
+            _mark_parts(axes, primary, len(matrix))
+    side = {"location": "bottom", "aspect": 40} if turned else {"aspect": 30, "shrink": 0.6}
+    canvas.colorbar(image, ax=panels, label="correlation", **side)
     return canvas
 
 
-def _draw_matrix(axes: Axes, matrix: np.ndarray, largest: float) -> AxesImage:
-    """A matrix as colours from -`largest` to `largest`, white at zero."""
+def _draw_matrix(
+    axes: Axes, matrix: np.ndarray, largest: float, *, small: bool = False
+) -> AxesImage:
+    """A matrix as colours from -`largest` to `largest`, white at zero.
+
+    A pixel for each number, however large it is shown; averages if it is too `small` for that.
+    """
     return axes.imshow(
         matrix,
-        cmap="PuOr",
+        cmap=STEPS,
         vmin=-largest,
         vmax=largest,
-        interpolation="nearest",
-        rasterized=True,
+        interpolation="auto" if small and len(matrix) > SMALL else "none",
     )
 
 
@@ -143,11 +162,13 @@ def filter_figures(results: Results) -> list[Figure]:
         figures.append(
             Figure(
                 f"figure1-filters-{model}",
-                f"The filters of {MODELS[model]}'s first layer after training, as RGB images; each "
-                "filter scaled by its largest weight, grey is zero.",
+                _heading(results, model, "filters of the first layer"),
+                f"The filters of {MODELS[model]}'s first layer after training, as RGB images; a "
+                "LinearConv stores its primary filters and generates the secondary ones. Each "
+                "filter is scaled by its largest weight, grey is zero.",
                 [line for run in runs.values() for line in _filter_lines(run)],
                 missing,
-                lambda runs=runs: _draw_filters(runs),
+                lambda width, runs=runs: _draw_filters(runs, width),
             )
         )
     return figures
@@ -165,27 +186,37 @@ def _filter_lines(run: Filters) -> list[dict[str, Any]]:
     ]
 
 
-def _draw_filters(runs: dict[str, Filters]) -> Canvas:
-    columns = 16
-    counts = [max(run.primary[0], len(run.filters) - run.primary[0]) for run in runs.values()]
-    heights = [-(-count // columns) for count in counts]
-    canvas = Canvas(figsize=(DOUBLE, 0.35 + 0.2 * sum(heights) + 0.08 * len(runs)))
+def _draw_filters(runs: dict[str, Filters], width: float) -> Canvas:
+    """A row for each run: all filters of a plain layer, or those of either kind in a block."""
+    columns = 16 if width == SINGLE else 32
+    parts = {name: _parts(run) for name, run in runs.items()}
+    heights = [
+        max(-(-len(images) * len(of_run) // columns) for images in of_run.values())
+        for of_run in parts.values()
+    ]
+    size = width / (columns + 4)  # of a filter
+    canvas = Canvas(figsize=(width, 0.4 + 0.25 * len(runs) + size * sum(heights)))
     canvas.set_layout_engine("constrained", wspace=0.04, hspace=0.02)
-    panels = canvas.subplots(len(runs), 2, squeeze=False, height_ratios=heights)
-    for (left, right), (variant, run), rows in zip(panels, runs.items(), heights, strict=True):
-        largest = np.abs(run.filters).max(axis=(1, 2, 3), keepdims=True)
-        scaled = run.filters / np.where(largest == 0, 1, largest)
-        images = 0.5 + scaled.transpose(0, 2, 3, 1) / 2
-        split = run.primary[0]
-        for axes, part in ((left, images[:split]), (right, images[split:])):
+    rows = canvas.add_gridspec(len(runs), 1, height_ratios=heights)
+    for row, height, (name, of_run) in zip(rows, heights, parts.items(), strict=True):
+        blocks = row.subgridspec(1, len(of_run))
+        for block, (kind, images) in zip(blocks, of_run.items(), strict=True):
+            axes = canvas.add_subplot(block)
             axes.axis("off")
-            axes.imshow(_mosaic(part, rows, columns), interpolation="nearest", rasterized=True)
-        name = variant if split < len(run.filters) else f"{variant},\nall"
-        left.text(-0.02, 0.5, name, transform=left.transAxes, ha="right", va="center")
-    panels[0][0].set_title("primary (stored)")
-    if any(run.primary[0] < len(run.filters) for run in runs.values()):
-        panels[0][1].set_title("secondary (generated)")
+            axes.imshow(_mosaic(images, height, columns // len(of_run)), interpolation="none")
+            axes.set_title(f"{name}: {kind}", fontsize=7)
     return canvas
+
+
+def _parts(run: Filters) -> dict[str, np.ndarray]:
+    """The first layer's filters as images (N, H, W, 3), by kind."""
+    largest = np.abs(run.filters).max(axis=(1, 2, 3), keepdims=True)
+    scaled = run.filters / np.where(largest == 0, 1, largest)
+    images = 0.5 + scaled.transpose(0, 2, 3, 1) / 2
+    split = run.primary[0]
+    if split == len(images):
+        return {"all filters": images}
+    return {"primary": images[:split], "secondary": images[split:]}
 
 
 def _mosaic(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -211,11 +242,12 @@ def coefficient_figures(results: Results) -> list[Figure]:
         figures.append(
             Figure(
                 f"figure1-coefficients-{model}",
+                _heading(results, model, "coefficients of the first layer"),
                 f"The coefficients A that generate the secondary filters of {MODELS[model]}'s "
                 "first layer from its primary ones (of LRr the product A1 A2) after training.",
                 [line for run in runs.values() for line in _coefficient_lines(run)],
                 missing,
-                lambda runs=runs: _draw_coefficients(runs),
+                lambda width, runs=runs: _draw_coefficients(runs, width),
             )
         )
     return figures
@@ -232,15 +264,18 @@ def _coefficient_lines(run: Filters) -> list[dict[str, Any]]:
     ]
 
 
-def _draw_coefficients(runs: dict[str, Filters]) -> Canvas:
-    canvas = Canvas(figsize=(min(0.6 + 2.1 * len(runs), DOUBLE), 2.3))
+def _draw_coefficients(runs: dict[str, Filters], width: float) -> Canvas:
+    rows, columns = in_a_row(width, len(runs))
+    canvas = Canvas(figsize=(width, 0.4 + 2.3 * rows), layout="compressed")
     largest = max(np.abs(run.coefficients[0]).max() for run in runs.values())
-    panels = canvas.subplots(1, len(runs), squeeze=False)[0]
-    for axes, (variant, run) in zip(panels, runs.items(), strict=True):
+    panels = canvas.subplots(rows, columns, squeeze=False)
+    for axes, (name, run) in zip(panels.ravel(), runs.items(), strict=True):
         image = _draw_matrix(axes, run.coefficients[0].T, largest)
-        axes.set_title(variant)
+        axes.set_title(name)
         axes.set_xlabel("primary filter")
+        axes.set_ylabel("secondary filter")
         axes.tick_params(length=0)
-    panels[0].set_ylabel("secondary filter")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
     canvas.colorbar(image, ax=panels, shrink=0.8, label="coefficient", aspect=20)
     return canvas
