@@ -92,7 +92,7 @@ def test_a_file_computes_what_the_run_does(
     assert list(path.parent.iterdir()) == [path]
 
     logits, about, shapes = loaded(kind, path)
-    _, checkpoint = find_checkpoint(run, weights, trained / "checkpoints", trained / "results")
+    _, checkpoint = find_checkpoint(run, weights, trained / "checkpoints", [trained / "results"])
     model = trained_model(checkpoint, dataset_config("digits"))
     for images in real_digits.split([3, 1, 13]):
         torch.testing.assert_close(logits(images), model(images), rtol=1e-4, atol=1e-4)
@@ -194,7 +194,7 @@ def test_a_wrong_file_is_not_kept(script, run, where, tmp_path, monkeypatch):
 def test_logits_that_are_no_numbers_are_refused(script, tmp_path):
     name = published(tmp_path, "model=base", "variant=Lr", "dataset=digits")
     weights = weights_path(tmp_path, name)
-    checkpoint = find_checkpoint(name, "best", tmp_path, tmp_path)[1]
+    checkpoint = find_checkpoint(name, "best", tmp_path, [tmp_path])[1]
     checkpoint["model"]["fc.bias"].fill_(torch.nan)
     write_weights(weights, {"best": checkpoint})
     done = script("export", name, "--format=safetensors", f"--results-dir={tmp_path}",

@@ -65,7 +65,7 @@ def test_a_folder_is_packed_trained_on_and_evaluated(checkout):
     trained = call("train.py", "dataset=stripes", *QUICK)
     assert trained.returncode == 0, trained.stderr
     assert "identity" not in trained.stderr  # these are the images that the yaml describes
-    (path,) = (checkout / "results/runs").glob("stripes-base-Lr-*.json")
+    (path,) = (checkout / "results/trials/runs").glob("stripes-base-Lr-*.json")
     record = json.loads(path.read_text())
     evaluated = call("eval.py", f"run={record['run_id']}")
     assert evaluated.returncode == 0, evaluated.stderr
@@ -193,7 +193,7 @@ def test_a_file_is_trained_on_and_evaluated(cli, script, own, own_file, tmp_path
 def test_a_multirun_over_a_file(cli, own, tmp_path):
     outcome = cli("train", "-m", *own, *QUICK, "dataset.name=lines", "seed=0,1")
     assert outcome.code == 0, outcome.err
-    assert len(list((tmp_path / "results/runs").glob("lines-base-Lr-custom-s[01]-*.json"))) == 2
+    assert len(list((tmp_path / "results/runs").glob("lines-base-Lr-e*-s[01]-*.json"))) == 2
     outcome = cli("train", "-m", *own, *QUICK, f"dataset.path={tmp_path}/none.npz", "seed=0,1")
     assert outcome.code == 2 and outcome.err.count("none.npz not found") == 2
     assert outcome.err.startswith("nothing was started") and "Traceback" not in outcome.err
