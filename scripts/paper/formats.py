@@ -11,7 +11,6 @@ import pandas as pd
 
 from scripts.paper.tables import Row, Table, speeds
 from scripts.paper.text import (
-    NOT_RUN,
     TITLES,
     Entry,
     Grid,
@@ -84,7 +83,7 @@ def _csv_line(table: Table, row: Row) -> dict[str, object]:
     for name, found in row.accuracies.items():
         line |= {
             f"{name}_paper": row.printed.accuracies[name],
-            f"{name}_here": NOT_RUN if found.runs.empty else _number(found.ours, 4),
+            f"{name}_here": _number(found.ours, 4),
             f"{name}_std": _number(found.std, 4),
             f"{name}_n": found.n,
             f"{name}_n_baseline": len(found.baseline) if found.relative else None,
