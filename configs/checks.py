@@ -161,8 +161,8 @@ def _check_choices(config: TrainConfig) -> None:
     _require_choice("runtime.data", config.runtime.data, DATA)
     _require(
         not config.runtime.cuda_graphs
-        or (config.runtime.data == "resident" and config.runtime.fused_adam),
-        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
+        or (config.runtime.data == "resident" and config.runtime.fused_optimizer),
+        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_optimizer=true: a "
         "captured step builds its own batches and keeps its learning rate on the device",
     )
     _require(

@@ -47,7 +47,7 @@ EPOCHS = 4
 CPU = torch.device("cpu")
 FAST = Speed(
     channels_last=True,
-    fused_adam=True,
+    fused_optimizer=True,
     count_per_epoch=True,
     pool_before_relu=True,
     small_image_products=True,
@@ -183,7 +183,7 @@ SWITCHES = {
     "data": {"way": ResidentBatches},
     "execution": {"execution": "factored"},
     "channels_last": {"speed": Speed(channels_last=True)},
-    "fused_adam": {"speed": Speed(fused_adam=True)},
+    "fused_optimizer": {"speed": Speed(fused_optimizer=True)},
     "count_per_epoch": {"speed": Speed(count_per_epoch=True)},
     "pool_before_relu": {"speed": Speed(pool_before_relu=True)},
     "small_image_products": {"speed": Speed(small_image_products=True)},

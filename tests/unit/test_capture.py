@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from linearconv import LinearConv2d
 from linearconv.engine.fast.capture import CapturedSteps, CudaGraphs, Difference, checked_capture
 from linearconv.engine.fast.tape import HostWait, device_operations, tape
-from linearconv.engine.optimizer import adam
+from linearconv.engine.optimizer import build_optimizer
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep
 from tests.toy import ToyBatches
 
@@ -29,7 +29,7 @@ def toy_step(step_class=TrainStep, fused=True) -> TrainStep:
         nn.Linear(16, 2),
     )
     model = model.double().to(memory_format=torch.channels_last)
-    optimizer = adam(model, 1e-2, fused=fused)
+    optimizer = build_optimizer(model, 1e-2, fused=fused)
     return step_class(model, optimizer, Regularizer(0.5, 3, False), "fp32")
 
 

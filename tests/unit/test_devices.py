@@ -38,7 +38,7 @@ def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, executi
 
 FAST = Speed(
     channels_last=True,
-    fused_adam=True,
+    fused_optimizer=True,
     cuda_graphs=True,  # on CUDA
     fold_batch_norms=True,
     count_per_epoch=True,

@@ -87,7 +87,7 @@ def test_keys_that_do_not(override):
 
 
 def test_switches_that_captured_steps_need():
-    for override in ("runtime.data=per_sample", "runtime.fused_adam=false"):
+    for override in ("runtime.data=per_sample", "runtime.fused_optimizer=false"):
         with pytest.raises(UserError, match="runtime.cuda_graphs=true needs"):
             compose([*LRR, override])
         assert identity(override, "runtime.cuda_graphs=false") == identity()
@@ -115,7 +115,7 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
         "variant.widths",
         "runtime.name",
         "runtime.data",  # these two in a test of their own: cuda_graphs needs them
-        "runtime.fused_adam",
+        "runtime.fused_optimizer",
         "recipe.optimizer",
         "dataset.name",
         "dataset.official_md5",
