@@ -10,11 +10,23 @@ from omegaconf import OmegaConf
 
 from configs.compose import compose_raw, dataset_names
 from configs.groups import group_file, group_names
-from configs.schema import TrainConfig, VariantConfig
+from configs.schema import ModelConfig, RecipeConfig, TrainConfig, VariantConfig
 from linearconv.engine.digests import value_sha256
 
 SCIENCE_VERSION = 1
 """Bumped when shared code changes what runs compute, which invalidates all older records."""
+
+ADDED_LATER = (
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "decay_coefficients",
+    "schedule",
+    "lr_milestones",
+    "label_smoothing",
+)
+"""Keys of the recipe that an identity has only where they are not the default, so that the records
+that were written before there were such keys keep their identity, and with it their cells."""
 
 Identity = dict[str, Any]
 """What a run computes, as plain values; stored in records under the key `science`."""
@@ -37,9 +49,8 @@ def identify(
         digest: what identifies the data in use (`DatasetFile.digest`); None: the published one.
         baseline: run_id of the trained network that the model starts from, if any.
     """
-    dataset, variant, recipe = config.dataset, config.variant, asdict(config.recipe)
+    dataset, variant = config.dataset, config.variant
     uses_alpha = variant.linear or variant.widths == "matched"
-    recipe["lr"] = config.model.lr if config.recipe.lr is None else config.recipe.lr
     return {
         "science_version": SCIENCE_VERSION,
         "dataset": {
@@ -61,7 +72,7 @@ def identify(
             "widths": variant.widths,
         },
         "regularizer": asdict(config.regularizer) if variant.regularized else None,
-        "recipe": recipe
+        "recipe": _resolved(config.recipe, config.model, linear=variant.linear)
         | {
             "augmentation": asdict(dataset.augmentation),
             "normalisation": asdict(dataset.normalisation),
@@ -69,6 +80,25 @@ def identify(
         "precision": config.precision,
         "seed": config.seed,
         "baseline": baseline,
+    }
+
+
+def _resolved(recipe: RecipeConfig, model: ModelConfig, *, linear: bool) -> dict[str, Any]:
+    """A recipe as an identity has it: the values that a model is trained with."""
+    values = asdict(recipe)
+    if recipe.lr is None:
+        values["lr"] = model.sgd_lr if recipe.optimizer == "sgd" else model.lr
+    if recipe.schedule != "step":
+        values["lr_decay_every"] = None
+    if recipe.schedule == "cosine":
+        values["lr_decay_factor"] = None
+    if not linear:
+        values["decay_coefficients"] = RecipeConfig.decay_coefficients
+    default = asdict(RecipeConfig())
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in ADDED_LATER or value != default[key]
     }
 
 
@@ -114,9 +144,9 @@ def recipe_name(identity: Identity) -> str:
     usual = group_file("dataset", dataset) if dataset in dataset_names() else actual
     for name in _preset_names():
         preset = _preset(name)
-        recipe = dict(preset["recipe"])
-        if recipe["lr"] is None:
-            recipe["lr"] = group_file("model", identity["model"]["name"])["lr"]
+        model = ModelConfig(**group_file("model", identity["model"]["name"]))
+        linear = identity["variant"]["linear"]
+        recipe = _resolved(RecipeConfig(**preset["recipe"]), model, linear=linear)
         recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
         regularizers = (None, preset["regularizer"])
         if actual == recipe and identity["regularizer"] in regularizers:
