@@ -40,7 +40,7 @@ class ModelConfig:
     name: str = MISSING
     revision: int = MISSING
     lr: float = MISSING
-    sgd_lr: float = 0.1
+    sgd_lr: float = 0.01
 
 
 @dataclass
