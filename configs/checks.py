@@ -55,7 +55,7 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
         return
     if config.logger == "wandb":
         package = find_spec("wandb")
-        # Without an origin it is the folder wandb/ that earlier runs leave.
+        # Without an origin it is a folder wandb/ of the working directory, as the package leaves.
         _require(
             package is not None and package.origin is not None,
             "logger=wandb needs the package wandb: pip install -e '.[train,wandb]', or leave "
@@ -205,8 +205,8 @@ def _check_optimizer(recipe: RecipeConfig) -> None:
         value, default = getattr(recipe, key), getattr(RecipeConfig, key)
         _require(
             recipe.optimizer == "sgd" or value == default,
-            f"recipe.{key}={value} is only valid for recipe.optimizer=sgd, got recipe.optimizer="
-            f"{recipe.optimizer}: change one of the two",
+            f"recipe.{key}={str(value).lower()} is only valid for recipe.optimizer=sgd, got "
+            f"recipe.optimizer={recipe.optimizer}: change one of the two",
         )
     _require(
         recipe.momentum > 0 or not recipe.nesterov,

@@ -72,7 +72,7 @@ def identify(
             "widths": variant.widths,
         },
         "regularizer": asdict(config.regularizer) if variant.regularized else None,
-        "recipe": _resolved(config.recipe, config.model, linear=variant.linear)
+        "recipe": _resolved(asdict(config.recipe), asdict(config.model), linear=variant.linear)
         | {
             "augmentation": asdict(dataset.augmentation),
             "normalisation": asdict(dataset.normalisation),
@@ -83,18 +83,23 @@ def identify(
     }
 
 
-def _resolved(recipe: RecipeConfig, model: ModelConfig, *, linear: bool) -> dict[str, Any]:
-    """A recipe as an identity has it: the values that a model is trained with."""
-    values = asdict(recipe)
-    if recipe.lr is None:
-        values["lr"] = model.sgd_lr if recipe.optimizer == "sgd" else model.lr
-    if recipe.schedule != "step":
+def _resolved(recipe: dict[str, Any], model: dict[str, Any], *, linear: bool) -> dict[str, Any]:
+    """A recipe as an identity has it: the values that a model is trained with.
+
+    Args:
+        recipe: all values of a `RecipeConfig`.
+        model: all values of a `ModelConfig`.
+        linear: whether the model has LinearConv layers.
+    """
+    default, values = asdict(RecipeConfig()), dict(recipe)
+    if recipe["lr"] is None:
+        values["lr"] = model["sgd_lr" if recipe["optimizer"] == "sgd" else "lr"]
+    if recipe["schedule"] != "step":
         values["lr_decay_every"] = None
-    if recipe.schedule == "cosine":
+    if recipe["schedule"] == "cosine":
         values["lr_decay_factor"] = None
     if not linear:
-        values["decay_coefficients"] = RecipeConfig.decay_coefficients
-    default = asdict(RecipeConfig())
+        values["decay_coefficients"] = default["decay_coefficients"]
     return {
         key: value
         for key, value in values.items()
@@ -142,11 +147,11 @@ def recipe_name(identity: Identity) -> str:
     """
     actual, dataset = identity["recipe"], identity["dataset"]["name"]
     usual = group_file("dataset", dataset) if dataset in dataset_names() else actual
+    model = asdict(ModelConfig()) | group_file("model", identity["model"]["name"])
     for name in _preset_names():
         preset = _preset(name)
-        model = ModelConfig(**group_file("model", identity["model"]["name"]))
-        linear = identity["variant"]["linear"]
-        recipe = _resolved(RecipeConfig(**preset["recipe"]), model, linear=linear)
+        values = asdict(RecipeConfig()) | preset["recipe"]
+        recipe = _resolved(values, model, linear=identity["variant"]["linear"])
         recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
         regularizers = (None, preset["regularizer"])
         if actual == recipe and identity["regularizer"] in regularizers:

@@ -21,7 +21,8 @@ class OptimizerSettings:
 
     Attributes:
         name: "adam" (betas 0.9 and 0.999), which ignores the other settings, or "sgd".
-        momentum: share of the last update in the next one, in [0, 1), without dampening.
+        momentum: share of the previous update that is added to the next one, in [0, 1); no
+            dampening.
         nesterov: Nesterov's momentum instead of the classical one.
         weight_decay: this multiple of a weight is added to its gradient.
         decay_coefficients: also of the coefficients of LinearConv layers. A secondary filter is a

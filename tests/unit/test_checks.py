@@ -55,7 +55,7 @@ MULTISTEP = [*BASE, "recipe.schedule=multistep"]
         ([*BASE, "recipe.lr=inf"], ["recipe.lr", "above 0"]),
         ([*BASE, "recipe.optimizer=adamw"], ["recipe.optimizer", "adam, sgd", "adamw"]),
         ([*BASE, "recipe.momentum=0.9"], ["recipe.momentum=0.9", "recipe.optimizer=sgd"]),
-        ([*BASE, "recipe.nesterov=true"], ["recipe.nesterov=True", "recipe.optimizer=sgd"]),
+        ([*BASE, "recipe.nesterov=true"], ["recipe.nesterov=true is only", "recipe.optimizer=sgd"]),
         ([*BASE, "recipe.weight_decay=5e-4"], ["recipe.weight_decay", "recipe.optimizer=sgd"]),
         ([*SGD, "recipe.nesterov=true"], ["recipe.nesterov=true needs recipe.momentum"]),
         ([*SGD, "recipe.decay_coefficients=true"], ["needs recipe.weight_decay above 0"]),

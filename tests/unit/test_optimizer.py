@@ -1,19 +1,19 @@
 """SGD, the schedules and label smoothing against their definitions."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from configs import compose, identify
 from linearconv import LinearConv2d
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.loop import Training, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings, build_optimizer
 from linearconv.engine.step import EagerSteps, TrainStep, evaluate
 from tests.toy import ToyBatches
+from train import train_settings
 
 
 def toy_model(rank: int | None = 2) -> nn.Sequential:
@@ -131,14 +131,17 @@ def test_labels_are_smoothed_in_training_alone():
         assert evaluated.loss == pytest.approx(F.cross_entropy(model(images), labels).item())
 
 
-def test_a_run_passes_all_of_it_on():
-    """What the settings say is what the optimiser and the step of a run have."""
-    sgd = OptimizerSettings("sgd", 0.9, True, 0.1)
-    run = Training(
-        toy_model(), TrainSettings(4, 0.05, 2, 0.1, None, optimizer=sgd, label_smoothing=0.2)
-    )
+def test_a_config_arrives_in_the_optimizer_and_the_step():
+    config = compose(["model=base", "variant=Lr", "recipe=modern", "recipe.label_smoothing=0.2"])
+    settings = train_settings(config, identify(config))
+    run = Training(toy_model(), settings)
     decayed, spared = run.optimizer.param_groups
-    assert (decayed["momentum"], decayed["nesterov"], decayed["weight_decay"]) == (0.9, True, 0.1)
-    assert (spared["momentum"], spared["nesterov"], spared["weight_decay"]) == (0.9, True, 0.0)
+    for group, weight_decay in ((decayed, 5e-4), (spared, 0.0)):
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.01, 0.9, True)
+        assert group["weight_decay"] == weight_decay
     assert run.step.label_smoothing == 0.2
-    assert math.isclose(decayed["lr"], 0.05)
+    assert settings.schedule == "cosine" and settings.lr_at(100) == pytest.approx(0.005)
+    milestones = ["recipe.schedule=multistep", "recipe.lr_milestones=[60,120]"]
+    config = compose(["model=base", "variant=Lr", *milestones, "recipe.optimizer=sgd"])
+    settings = train_settings(config, identify(config))
+    assert [settings.lr_at(epoch) for epoch in (59, 60, 120)] == pytest.approx([1e-2, 1e-3, 1e-4])
