@@ -10,6 +10,7 @@ multirun."""
 
 import logging
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from linearconv.engine.checkpoint import load
 from linearconv.engine.device import resolve_device
 from linearconv.engine.lock import RunLocked
 from linearconv.engine.loop import NonFiniteLoss, TrainSettings
+from linearconv.engine.optimizer import OptimizerSettings
 from linearconv.engine.provenance import portable, provenance
 from linearconv.engine.run import Restart, RunPaths, RunSpec, execute, name_in_use
 from linearconv.engine.seeding import seeded
@@ -147,18 +149,32 @@ def run(
         config.runtime,
         input_shape=(config.dataset.channels, SIZE, SIZE),
     )
-    return execute(
-        spec,
-        Restart(config.resume, config.overwrite),
-        start=provenance(
-            device,
-            overrides=[portable_override(override) for override in overrides],
-            runtime=asdict(config.runtime) | {"eval_batch_size": eval_batch_size(config, device)},
-            dataset_path=portable(file.path),
-        ),
-        image_every=config.image_every,
-        deadline=STARTED + 60 * (config.max_minutes or math.inf),
+    start = provenance(
+        device,
+        overrides=[portable_override(override) for override in overrides],
+        runtime=asdict(config.runtime) | {"eval_batch_size": eval_batch_size(config, device)},
+        dataset_path=portable(file.path),
     )
+    with tensorboard_synced(config, identity, paths):
+        return execute(
+            spec,
+            Restart(config.resume, config.overwrite),
+            start=start,
+            image_every=config.image_every,
+            deadline=STARTED + 60 * (config.max_minutes or math.inf),
+        )
+
+
+def tensorboard_synced(
+    config: TrainConfig, identity: Identity, paths: RunPaths
+) -> AbstractContextManager:
+    """With logger=wandb, what is written to TensorBoard meanwhile also goes to Weights & Biases."""
+    if config.logger != "wandb":
+        return nullcontext()
+    import wandb  # an optional dependency
+
+    paths.log_dir.mkdir(parents=True, exist_ok=True)
+    return wandb.init(sync_tensorboard=True, name=paths.run_id, config=identity, dir=paths.log_dir)
 
 
 def training_batches(config: TrainConfig, file: DatasetFile, device: torch.device) -> Batches:
@@ -216,6 +232,16 @@ def train_settings(config: TrainConfig, identity: Identity) -> TrainSettings:
         lr_decay_factor=recipe.lr_decay_factor,
         regularizer=Regularizer(**regularizer) if regularizer else None,
         precision=config.precision,
+        optimizer=OptimizerSettings(
+            name=recipe.optimizer,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            decay_coefficients=recipe.decay_coefficients,
+        ),
+        schedule=recipe.schedule,
+        lr_milestones=tuple(recipe.lr_milestones or ()),
+        label_smoothing=recipe.label_smoothing,
     )
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from configs.groups import group_file, group_names
-from configs.schema import EvalConfig, TrainConfig
+from configs.schema import EvalConfig, RecipeConfig, TrainConfig
 from data import DATA
 from data.official import DATASETS
 from data.own import NAME, NAME_RULE
 from linearconv.engine.device import check_cuda
+from linearconv.engine.loop import SCHEDULES
+from linearconv.engine.optimizer import OPTIMIZERS
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 from linearconv.layer import EXECUTIONS, INITS
 from models import Variant, architecture, check_variant
+
+LOGGERS = ("tensorboard", "wandb")
 
 
 def check(config: TrainConfig | EvalConfig) -> None:
@@ -32,6 +37,8 @@ def check(config: TrainConfig | EvalConfig) -> None:
     else:
         _check_numbers(config)
         _check_choices(config)
+        _check_optimizer(config.recipe)
+        _check_schedule(config.recipe)
         _check_dataset(config)
         _check_variant(config)
 
@@ -40,12 +47,20 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
     """Reject a valid config that cannot run on this machine.
 
     Raises:
-        UserError: the device is not available; the baseline checkpoint is missing, or given for a
-            model that does not use one.
+        UserError: the device is not available; logger=wandb without wandb; the baseline checkpoint
+            is missing, or given for a model that does not use one.
     """
     _check_device_is_there(config.device)
     if isinstance(config, EvalConfig):
         return
+    if config.logger == "wandb":
+        package = find_spec("wandb")
+        # Without an origin it is a folder wandb/ of the working directory, as the package leaves.
+        _require(
+            package is not None and package.origin is not None,
+            "logger=wandb needs the package wandb: pip install -e '.[train,wandb]', or leave "
+            "logger=tensorboard",
+        )
     name, path = config.model.name, config.baseline_checkpoint
     baseline = architecture(name).baseline
     if baseline is None:
@@ -69,6 +84,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "recipe.batch_size": recipe.batch_size,
         "recipe.lr": recipe.lr,
         "model.lr": config.model.lr,
+        "model.sgd_lr": config.model.sgd_lr,
         "recipe.lr_decay_every": recipe.lr_decay_every,
         "recipe.lr_decay_factor": recipe.lr_decay_factor,
         "regularizer.every": regularizer.every,
@@ -89,9 +105,12 @@ def _check_numbers(config: TrainConfig) -> None:
         f"regularizer.strength must be above 0, got {regularizer.strength}; to train "
         "without the correlation loss, use variant=L or variant=Conv",
     )
+    for key in ("val_fraction", "momentum", "label_smoothing"):
+        value = getattr(recipe, key)
+        _require(0 <= value < 1, f"recipe.{key} must be at least 0 and below 1, got {value}")
     _require(
-        0 <= recipe.val_fraction < 1,
-        f"recipe.val_fraction must be at least 0 and below 1, got {recipe.val_fraction}",
+        recipe.weight_decay >= 0 and math.isfinite(recipe.weight_decay),
+        f"recipe.weight_decay must be at least 0, got {recipe.weight_decay}",
     )
     _require(config.seed >= 0, f"seed must be at least 0, got {config.seed}")
     _require(
@@ -161,8 +180,8 @@ def _check_choices(config: TrainConfig) -> None:
     _require_choice("runtime.data", config.runtime.data, DATA)
     _require(
         not config.runtime.cuda_graphs
-        or (config.runtime.data == "resident" and config.runtime.fused_adam),
-        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_adam=true: a "
+        or (config.runtime.data == "resident" and config.runtime.fused_optimizer),
+        "runtime.cuda_graphs=true needs runtime.data=resident and runtime.fused_optimizer=true: a "
         "captured step builds its own batches and keeps its learning rate on the device",
     )
     _require(
@@ -174,9 +193,51 @@ def _check_choices(config: TrainConfig) -> None:
         config.runtime.save_every_s >= 0,
         f"runtime.save_every_s must be at least 0, got {config.runtime.save_every_s}",
     )
-    _require_choice("recipe.optimizer", config.recipe.optimizer, ("adam",))
+    _require_choice("logger", config.logger, LOGGERS)
+    _require_choice("recipe.optimizer", config.recipe.optimizer, OPTIMIZERS)
+    _require_choice("recipe.schedule", config.recipe.schedule, SCHEDULES)
     _require_choice("variant.widths", config.variant.widths, ("model", "matched"))
     check_device(config.device)
+
+
+def _check_optimizer(recipe: RecipeConfig) -> None:
+    for key in ("momentum", "nesterov", "weight_decay"):
+        value, default = getattr(recipe, key), getattr(RecipeConfig, key)
+        _require(
+            recipe.optimizer == "sgd" or value == default,
+            f"recipe.{key}={str(value).lower()} is only valid for recipe.optimizer=sgd, got "
+            f"recipe.optimizer={recipe.optimizer}: change one of the two",
+        )
+    _require(
+        recipe.momentum > 0 or not recipe.nesterov,
+        "recipe.nesterov=true needs recipe.momentum above 0, e.g. recipe.momentum=0.9",
+    )
+    _require(
+        recipe.weight_decay > 0 or not recipe.decay_coefficients,
+        "recipe.decay_coefficients=true needs recipe.weight_decay above 0, e.g. "
+        "recipe.optimizer=sgd recipe.weight_decay=5e-4",
+    )
+
+
+def _check_schedule(recipe: RecipeConfig) -> None:
+    milestones = recipe.lr_milestones
+    if recipe.schedule != "multistep":
+        _require(
+            milestones is None,
+            f"recipe.lr_milestones={milestones} is only valid for recipe.schedule=multistep, got "
+            f"recipe.schedule={recipe.schedule}: change one of the two",
+        )
+        return
+    _require(
+        bool(milestones),
+        "recipe.schedule=multistep needs recipe.lr_milestones, e.g. recipe.lr_milestones=[60,120]",
+    )
+    rising = sorted(set(milestones)) == milestones
+    _require(
+        rising and milestones[0] > 0 and milestones[-1] < recipe.epochs,
+        f"recipe.lr_milestones must be rising epochs above 0 and below recipe.epochs="
+        f"{recipe.epochs}, got {milestones}",
+    )
 
 
 def _check_variant(config: TrainConfig) -> None:

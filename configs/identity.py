@@ -5,11 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from configs.schema import TrainConfig
+from configs.schema import RecipeConfig, TrainConfig
 from linearconv.engine.digests import value_sha256
 
 SCIENCE_VERSION = 1
 """Bumped when shared code changes what runs compute, which invalidates all older records."""
+
+ADDED_LATER = (
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "decay_coefficients",
+    "schedule",
+    "lr_milestones",
+    "label_smoothing",
+)
+"""Keys of the recipe that an identity has only where they are not the default, so that the records
+that were written before there were such keys keep their identity, and with it their cells."""
 
 Identity = dict[str, Any]
 """What a run computes, as plain values; stored in records under the key `science`."""
@@ -32,9 +44,8 @@ def identify(
         digest: what identifies the data in use (`DatasetFile.digest`); None: the published one.
         baseline: run_id of the trained network that the model starts from, if any.
     """
-    dataset, variant, recipe = config.dataset, config.variant, asdict(config.recipe)
+    dataset, variant = config.dataset, config.variant
     uses_alpha = variant.linear or variant.widths == "matched"
-    recipe["lr"] = config.model.lr if config.recipe.lr is None else config.recipe.lr
     return {
         "science_version": SCIENCE_VERSION,
         "dataset": {
@@ -56,7 +67,7 @@ def identify(
             "widths": variant.widths,
         },
         "regularizer": asdict(config.regularizer) if variant.regularized else None,
-        "recipe": recipe
+        "recipe": resolved(asdict(config.recipe), asdict(config.model), linear=variant.linear)
         | {
             "augmentation": asdict(dataset.augmentation),
             "normalisation": asdict(dataset.normalisation),
@@ -64,4 +75,28 @@ def identify(
         "precision": config.precision,
         "seed": config.seed,
         "baseline": baseline,
+    }
+
+
+def resolved(recipe: dict[str, Any], model: dict[str, Any], *, linear: bool) -> dict[str, Any]:
+    """A recipe as an identity has it: the values that a model is trained with.
+
+    Args:
+        recipe: all values of a `RecipeConfig`.
+        model: all values of a `ModelConfig`.
+        linear: whether the model has LinearConv layers.
+    """
+    default, values = asdict(RecipeConfig()), dict(recipe)
+    if recipe["lr"] is None:
+        values["lr"] = model["sgd_lr" if recipe["optimizer"] == "sgd" else "lr"]
+    if recipe["schedule"] != "step":
+        values["lr_decay_every"] = None
+    if recipe["schedule"] == "cosine":
+        values["lr_decay_factor"] = None
+    if not linear:
+        values["decay_coefficients"] = default["decay_coefficients"]
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in ADDED_LATER or value != default[key]
     }

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from configs.compose import compose_raw, dataset_names
 from configs.groups import group_file, group_names
-from configs.identity import Identity, identity_hash
-from configs.schema import RecipeConfig, TrainConfig, VariantConfig
+from configs.identity import Identity, identity_hash, resolved
+from configs.schema import ModelConfig, RecipeConfig, TrainConfig, VariantConfig
 
 CUSTOM = "custom"
 """The recipe of a run that differs from all presets."""
@@ -23,6 +23,11 @@ ABBREVIATIONS = {
     "epochs": "e",
     "batch_size": "b",
     "optimizer": "",
+    "momentum": "m",
+    "weight_decay": "wd",
+    "schedule": "",
+    "lr_milestones": "at",
+    "label_smoothing": "ls",
     "val_fraction": "val",
     "strength": "lambda",
     "centered": "pearson",
@@ -89,7 +94,9 @@ def differences(identity: Identity) -> dict[str, Any]:
 
 
 def _word(key: str, value: Any) -> str:
-    """A difference as it is written in a run_id."""
+    """A difference as it is written in a run_id; nothing for a value that does not apply."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return ABBREVIATIONS.get(key, key) if value else f"no_{ABBREVIATIONS.get(key, key)}"
     if isinstance(value, Mapping):  # augmentation, normalisation
@@ -122,16 +129,16 @@ def _unlike_recipe(identity: Identity, name: str) -> dict[str, Any]:
     A dataset without a config (dataset=custom) has no other augmentation to compare with, and a
     run without the correlation loss no other strength.
     """
-    preset = _recipe_preset(name)
-    recipe = asdict(RecipeConfig()) | preset["recipe"]
-    if recipe["lr"] is None:
-        recipe["lr"] = group_file("model", identity["model"]["name"])["lr"]
-    if (dataset := identity["dataset"]["name"]) in dataset_names():
+    preset, dataset = _recipe_preset(name), identity["dataset"]["name"]
+    model = asdict(ModelConfig()) | group_file("model", identity["model"]["name"])
+    default = asdict(RecipeConfig())
+    recipe = resolved(default | preset["recipe"], model, linear=identity["variant"]["linear"])
+    if dataset in dataset_names():
         usual = group_file("dataset", dataset)
         recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
     loss = identity["regularizer"]
     return {
-        **_unlike(asdict(RecipeConfig()) | identity["recipe"], recipe),
+        **_unlike(default | identity["recipe"], default | recipe),
         **(_unlike(loss, preset["regularizer"]) if loss else {}),
     }
 

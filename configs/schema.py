@@ -33,12 +33,14 @@ class ModelConfig:
     Attributes:
         name: a registered model.
         revision: bumped when the model changes, which invalidates its older records.
-        lr: its learning rate if the recipe sets none.
+        lr: its learning rate with Adam if the recipe sets none.
+        sgd_lr: the same with SGD.
     """
 
     name: str = MISSING
     revision: int = MISSING
     lr: float = MISSING
+    sgd_lr: float = 0.01
 
 
 @dataclass
@@ -66,7 +68,19 @@ class VariantConfig:
 
 @dataclass
 class RecipeConfig:
-    """The training recipe; configs/recipe/paper.yaml documents each value."""
+    """The training recipe; configs/recipe/paper.yaml documents the values without a comment.
+
+    Attributes:
+        optimizer: adam or sgd.
+        momentum: of sgd.
+        nesterov: of sgd: Nesterov's momentum instead of the classical one.
+        weight_decay: of sgd: this multiple of a weight is added to its gradient.
+        decay_coefficients: the weight decay is also of the coefficients of LinearConv layers.
+        schedule: step (a decay every lr_decay_every epochs), multistep (one at each of
+            lr_milestones) or cosine (from lr towards 0, without lr_decay_factor).
+        lr_milestones: the epochs after which the schedule multistep decays the learning rate.
+        label_smoothing: share of the training labels that is spread evenly over all classes.
+    """
 
     epochs: int = MISSING
     batch_size: int = MISSING
@@ -75,6 +89,13 @@ class RecipeConfig:
     lr_decay_every: int = MISSING
     lr_decay_factor: float = MISSING
     val_fraction: float = 0.0
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay_coefficients: bool = False
+    schedule: str = "step"
+    lr_milestones: list[int] | None = None
+    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -120,6 +141,7 @@ class TrainConfig:
         baseline_checkpoint: best.pt of the trained network that a model starts from (vgg11_basis).
         max_minutes: stop at an epoch end, before the process has run this long; null: no limit.
         image_every: epochs between image summaries in the TensorBoard log.
+        logger: tensorboard, or wandb: Weights & Biases too, which copies the TensorBoard log.
         results_dir: the record is <results_dir>/runs/<run_id>.json; default: results for a run that
             fills a cell of the paper's tables, results/trials for any other.
         checkpoint_dir: the checkpoints are in <checkpoint_dir>/<run_id>/.
@@ -141,6 +163,7 @@ class TrainConfig:
     baseline_checkpoint: str | None = None
     max_minutes: float | None = None
     image_every: int = 10
+    logger: str = "tensorboard"
     results_dir: str | None = None
     checkpoint_dir: str = "checkpoints"
     log_dir: str = "logs"

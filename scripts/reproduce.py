@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     for key in FILTERS:
         add(f"--{key}", type=_names, default=(), metavar="A,B", help=f"only cells of these {key}s")
     add("--seeds", type=_seeds, default=(0,), metavar="0,1,2", help="seeds per cell (default: 0)")
-    add("--recipe", default="paper", help="paper (default), released, short, demo")
+    add("--recipe", default="paper", help="paper (default), released, short, demo, modern")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="for train.py; must not change results")
     add("--status", action="store_true", help="print the progress of the runs and exit")
     add("--dry-run", action="store_true", help="print the commands of the missing runs and exit")

@@ -16,13 +16,22 @@ from torch import Tensor, nn
 from linearconv.engine.checkpoint import Checkpoints, load_weights, save
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from linearconv.engine.interrupts import interrupts_deferred
-from linearconv.engine.optimizer import adam, load_state, set_lr
+from linearconv.engine.optimizer import (
+    ADAM,
+    OptimizerSettings,
+    build_optimizer,
+    load_state,
+    set_lr,
+)
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
 from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
 from linearconv.regularizer import model_correlation_loss, regularized_filters
 
 log = logging.getLogger(__name__)
+
+SCHEDULES = ("step", "multistep", "cosine")
+"""How the learning rate falls from epoch to epoch; see `TrainSettings`."""
 
 
 class Batches(TrainBatches, Protocol):
@@ -43,11 +52,16 @@ class TrainSettings:
 
     Attributes:
         epochs: passes over the training images.
-        lr: initial learning rate of Adam.
-        lr_decay_every: epochs between two decays of the learning rate.
-        lr_decay_factor: factor of each decay.
+        lr: initial learning rate.
+        lr_decay_every: epochs between two decays of the learning rate; schedule "step" only.
+        lr_decay_factor: factor of each decay; not with the schedule "cosine".
         regularizer: the correlation loss, or None.
         precision: "tf32", "fp32" or "bf16".
+        optimizer: see `OptimizerSettings`.
+        schedule: "step", "multistep" or "cosine", half a period from `lr` towards 0 (Loshchilov
+            and Hutter, 2017, without restarts).
+        lr_milestones: numbers of finished epochs after which the rate decays; "multistep" only.
+        label_smoothing: see `TrainStep`.
     """
 
     epochs: int
@@ -56,10 +70,20 @@ class TrainSettings:
     lr_decay_factor: float
     regularizer: Regularizer | None
     precision: str = "tf32"
+    optimizer: OptimizerSettings = ADAM
+    schedule: str = "step"
+    lr_milestones: tuple[int, ...] = ()
+    label_smoothing: float = 0.0
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        return self.lr * self.lr_decay_factor ** (epoch // self.lr_decay_every)
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        if self.schedule == "multistep":
+            decays = sum(epoch >= milestone for milestone in self.lr_milestones)
+        else:
+            decays = epoch // self.lr_decay_every
+        return self.lr * self.lr_decay_factor**decays
 
 
 class Training:
@@ -83,8 +107,16 @@ class Training:
     ) -> None:
         self.model, self.settings, self.speed = model, settings, speed or Speed()
         self.accelerated = AcceleratedModel(model, self.speed)
-        self.optimizer = adam(model, settings.lr, fused=self.speed.fused_adam)
-        self.step = TrainStep(model, self.optimizer, settings.regularizer, settings.precision)
+        self.optimizer = build_optimizer(
+            model, settings.lr, settings.optimizer, fused=self.speed.fused_optimizer
+        )
+        self.step = TrainStep(
+            model,
+            self.optimizer,
+            settings.regularizer,
+            settings.precision,
+            settings.label_smoothing,
+        )
         self.curve: list[Entry] = []
         self.correct: Tensor | None = None
         self.seconds: list[float] = []

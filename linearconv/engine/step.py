@@ -43,10 +43,13 @@ class TrainStep:
         optimizer: over the model's parameters.
         regularizer: None if the variant has no correlation loss.
         precision: see `linearconv.engine.precision`.
+        label_smoothing: share of each target distribution that is uniform over the classes, in
+            [0, 1).
 
     Attributes:
-        sums: float64 (2,), cross-entropy and number of correct predictions summed over the images
-            since it was last zeroed; read once per epoch, not in each step.
+        sums: float64 (2,), cross-entropy (with smoothed labels, if they are) and number of correct
+            predictions summed over the images since it was last zeroed; read once per epoch, not
+            in each step.
     """
 
     def __init__(
@@ -55,9 +58,11 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         regularizer: Regularizer | None,
         precision: str,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.regularizer, self.precision = regularizer, precision
+        self.label_smoothing = label_smoothing
         device = next(model.parameters()).device
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
 
@@ -69,7 +74,9 @@ class TrainStep:
         """Train on one batch: images (B, C, H, W), labels (B,)."""
         with autocast(self.precision, images.device):
             logits = self.model(images)
-            loss = cross_entropy = F.cross_entropy(logits, labels)
+            loss = cross_entropy = F.cross_entropy(
+                logits, labels, label_smoothing=self.label_smoothing
+            )
         if regularize and self.regularizer is not None:
             correlation = model_correlation_loss(self.model, centered=self.regularizer.centered)
             loss = cross_entropy + self.regularizer.strength * correlation

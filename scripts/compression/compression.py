@@ -25,7 +25,7 @@ from linearconv.errors import UserError, first_line
 from scripts.bench.timing import latency_ms
 from scripts.compression.rows import Row, comparison
 
-SPEED = Speed(channels_last=True, fused_adam=True, small_image_products=True, keep_memory=True)
+SPEED = Speed(channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True)
 REGULARIZED_EVERY = 10
 """The correlation loss is added to every 10th batch, as in the paper."""
 

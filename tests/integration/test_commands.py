@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -65,6 +68,29 @@ def test_tensorboard_log_holds_curves_and_images(cli, small, tmp_path):
     hyperparameters = HParamsPluginData.FromString(data).session_start_info.hparams
     assert hyperparameters["variant.rank"].number_value == 10
     assert hyperparameters["model.name"].string_value == "base"
+
+
+def test_wandb_is_open_while_tensorboard_logs(cli, places, tmp_path, monkeypatch):
+    """A stand-in for the package notes what it is told, and which logs there are meanwhile."""
+    told = []
+
+    @contextmanager
+    def init(**arguments):
+        folder = tmp_path / "logs" / arguments["name"]
+        told.append((arguments, list(folder.glob("events*"))))
+        yield
+        told.append(list(folder.glob("events*")))
+
+    wandb = ModuleType("wandb")
+    wandb.__spec__, wandb.init = ModuleSpec("wandb", None, origin="here"), init
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    outcome = cli("train", "-m", *LRR, *places, *TINY, "logger=wandb", "recipe=modern",
+                  "recipe.epochs=1", "seed=0,1")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    (first, none), some, (second, none_again), some_again = told
+    assert not none and not none_again and some and some_again
+    assert {first["name"], second["name"]} == {r["run_id"] for r in records(tmp_path)}
+    assert first["sync_tensorboard"] is True and first["config"]["recipe"]["optimizer"] == "sgd"
 
 
 def test_the_same_command_twice_says_finished(cli, small, tmp_path):

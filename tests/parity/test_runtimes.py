@@ -20,7 +20,7 @@ from linearconv.engine.fast.capture import checked_capture
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.fast.tape import tape
 from linearconv.engine.loop import Training, TrainSettings
-from linearconv.engine.optimizer import set_lr
+from linearconv.engine.optimizer import OptimizerSettings, set_lr
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import EagerSteps, Regularizer
 from models import Variant, architecture, widths
@@ -43,11 +43,12 @@ CASES = [("base", variant) for variant in VARIANTS] + [
     for name in ("vgg11", "allconv", "grouped", "guarded")
     for variant in ("Conv", "Lr", "LRr")
 ]
+MODERN_CASES = [("base", "Conv"), ("vgg11", "LRr"), ("grouped", "Lr")]
 EPOCHS = 4
 CPU = torch.device("cpu")
 FAST = Speed(
     channels_last=True,
-    fused_adam=True,
+    fused_optimizer=True,
     count_per_epoch=True,
     pool_before_relu=True,
     small_image_products=True,
@@ -112,13 +113,23 @@ def network(name: str, variant: str, dtype: torch.dtype) -> nn.Module:
 
 
 PLAIN = Speed()
+MODERN = {
+    "lr": 1e-2,
+    "optimizer": OptimizerSettings("sgd", momentum=0.9, nesterov=True, weight_decay=5e-4),
+    "schedule": "cosine",
+    "label_smoothing": 0.1,
+}
+RECIPES = pytest.mark.parametrize("recipe", [{}, MODERN], ids=["paper", "modern"])
 
 
-def training(name, variant, speed=PLAIN, execution="generate", dtype=torch.float64) -> Training:
+def training(
+    name, variant, speed=PLAIN, execution="generate", dtype=torch.float64, recipe=None
+) -> Training:
     model = network(name, variant, dtype)
     set_execution(model, execution)
     regularizer = Regularizer(0.01, 10, False) if VARIANTS[variant].regularized else None
-    return Training(model, TrainSettings(EPOCHS, 1e-3, 2, 0.1, regularizer, "fp32"), speed)
+    settings = TrainSettings(EPOCHS, 1e-3, 2, 0.1, regularizer, "fp32")
+    return Training(model, replace(settings, **(recipe or {})), speed)
 
 
 def batches(way, digits, dtype=torch.float64):
@@ -156,8 +167,8 @@ def epochs(run: Training, steps, numbers) -> list[float]:
     return losses
 
 
-def reference(name, variant, digits) -> tuple[Training, list[float]]:
-    run = training(name, variant)
+def reference(name, variant, digits, recipe=None) -> tuple[Training, list[float]]:
+    run = training(name, variant, recipe=recipe)
     return run, trajectory(run, EagerSteps(run.step, batches(ReferenceBatches, digits)))
 
 
@@ -170,10 +181,19 @@ def assert_same_end(a: Training, b: Training, tolerance: float) -> None:
             torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=name)
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_fast_and_reference_have_one_trajectory(name, variant, digits):
-    plain, expected = reference(name, variant, digits)
-    fast = training(name, variant, FAST, "factored")
+EACH_CASE = pytest.mark.parametrize(
+    ("name", "variant", "recipe"),
+    [
+        *(pytest.param(*case, {}, id="-".join(case)) for case in CASES),
+        *(pytest.param(*case, MODERN, id="-".join(case) + "-modern") for case in MODERN_CASES),
+    ],
+)
+
+
+@EACH_CASE
+def test_fast_and_reference_have_one_trajectory(name, variant, recipe, digits):
+    plain, expected = reference(name, variant, digits, recipe)
+    fast = training(name, variant, FAST, "factored", recipe=recipe)
     losses = trajectory(fast, EagerSteps(fast.step, batches(ResidentBatches, digits)))
     assert losses == pytest.approx(expected, rel=1e-9)
     assert_same_end(fast, plain, 1e-6)
@@ -183,7 +203,7 @@ SWITCHES = {
     "data": {"way": ResidentBatches},
     "execution": {"execution": "factored"},
     "channels_last": {"speed": Speed(channels_last=True)},
-    "fused_adam": {"speed": Speed(fused_adam=True)},
+    "fused_optimizer": {"speed": Speed(fused_optimizer=True)},
     "count_per_epoch": {"speed": Speed(count_per_epoch=True)},
     "pool_before_relu": {"speed": Speed(pool_before_relu=True)},
     "small_image_products": {"speed": Speed(small_image_products=True)},
@@ -203,12 +223,12 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits):
     assert_same_end(other, plain, 1e-6)
 
 
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_captured_steps_are_the_eager_ones(name, variant, digits):
+@EACH_CASE
+def test_captured_steps_are_the_eager_ones(name, variant, recipe, digits):
     """Captured as a CUDA graph would, here by a tape: see linearconv/engine/fast/tape.py."""
-    eager = training(name, variant, FAST, "factored")
+    eager = training(name, variant, FAST, "factored", recipe=recipe)
     expected = trajectory(eager, EagerSteps(eager.step, batches(ResidentBatches, digits)))
-    captured = training(name, variant, FAST, "factored")
+    captured = training(name, variant, FAST, "factored", recipe=recipe)
     with captured.accelerated.rewritten():
         steps, note = checked_capture(captured.step, batches(ResidentBatches, digits), tape)
     assert note.startswith("captured (")
@@ -265,14 +285,14 @@ def replace_precision(run: Training, precision: str):
     return run.step
 
 
-def test_a_checkpoint_goes_on_under_another_runtime(digits):
-    """Reference for two epochs, fast for two: the layouts of Adam's means must follow."""
-    plain, expected = reference("vgg11", "LRr", digits)
+@RECIPES
+def test_a_checkpoint_goes_on_under_another_runtime(recipe, digits):
+    """Reference for two epochs, fast for two: the layouts of the running means must follow."""
+    plain, expected = reference("vgg11", "LRr", digits, recipe)
     for first, second in ((PLAIN, FAST), (FAST, PLAIN)):
-        run = training("vgg11", "LRr", first)
         state, losses = None, []
         for speed, numbers in ((first, (0, 1)), (second, (2, 3))):
-            run = training("vgg11", "LRr", speed)
+            run = training("vgg11", "LRr", speed, recipe=recipe)
             if state is not None:
                 run.load_state_dict(state)
             losses += epochs(run, EagerSteps(run.step, batches(ResidentBatches, digits)), numbers)

@@ -13,12 +13,19 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from linearconv import LinearConv2d
 from linearconv.engine.fast.capture import CapturedSteps, CudaGraphs, Difference, checked_capture
 from linearconv.engine.fast.tape import HostWait, device_operations, tape
-from linearconv.engine.optimizer import adam
+from linearconv.engine.optimizer import ADAM, OptimizerSettings, build_optimizer
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep
 from tests.toy import ToyBatches
 
+OPTIMIZERS = {
+    "adam": ADAM,
+    "sgd": OptimizerSettings("sgd"),
+    "momentum": OptimizerSettings("sgd", momentum=0.9, nesterov=True, weight_decay=0.1),
+}
+EACH_OPTIMIZER = pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
-def toy_step(step_class=TrainStep, fused=True) -> TrainStep:
+
+def toy_step(step_class=TrainStep, settings=ADAM) -> TrainStep:
     torch.manual_seed(0)
     model = nn.Sequential(
         LinearConv2d(2, 4, 3, rank=2),
@@ -29,7 +36,7 @@ def toy_step(step_class=TrainStep, fused=True) -> TrainStep:
         nn.Linear(16, 2),
     )
     model = model.double().to(memory_format=torch.channels_last)
-    optimizer = adam(model, 1e-2, fused=fused)
+    optimizer = build_optimizer(model, 1e-2, settings, fused=True)
     return step_class(model, optimizer, Regularizer(0.5, 3, False), "fp32")
 
 
@@ -38,9 +45,10 @@ def snapshot(step: TrainStep) -> list[torch.Tensor]:
     return [t.clone() for t in (*step.model.state_dict().values(), step.sums, *moments)]
 
 
-def test_the_check_leaves_everything_as_it_was():
-    step, batches = toy_step(), ToyBatches()
-    for _ in EagerSteps(step, batches).epoch(0):  # a resumed run: Adam has a state
+@EACH_OPTIMIZER
+def test_the_check_leaves_everything_as_it_was(settings):
+    step, batches = toy_step(settings=settings), ToyBatches()
+    for _ in EagerSteps(step, batches).epoch(0):  # a resumed run: the optimiser has a state
         pass
     before = snapshot(step)
     steps, note = checked_capture(step, batches, tape)
@@ -50,11 +58,17 @@ def test_the_check_leaves_everything_as_it_was():
         assert torch.equal(a, b)
 
 
-def test_a_fresh_adam_is_as_new_after_the_check():
-    step, batches = toy_step(), ToyBatches()
-    checked_capture(step, batches, tape)
-    for state in step.optimizer.state.values():
+@EACH_OPTIMIZER
+def test_a_fresh_optimizer_is_as_new_after_the_check(settings):
+    checked, new = toy_step(settings=settings), toy_step(settings=settings)
+    steps, _ = checked_capture(checked, ToyBatches(), tape)
+    for state in checked.optimizer.state.values():
         assert all(not t.any() for t in state.values())
+    for one in (steps.epoch(0), EagerSteps(new, ToyBatches()).epoch(0)):
+        for _ in one:
+            pass
+    for a, b in zip(snapshot(checked), snapshot(new), strict=True):
+        assert torch.equal(a, b)
 
 
 class HostCounter(TrainStep):
@@ -83,6 +97,7 @@ class HostRead(TrainStep):
         self.last = self.sums[0].item()
 
 
+@EACH_OPTIMIZER
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -91,8 +106,8 @@ class HostRead(TrainStep):
         (HostRead, "could not be captured: .*wait for the device"),
     ],
 )
-def test_a_planted_fault_is_found_and_training_goes_on_eagerly(fault, words):
-    step, batches = toy_step(fault), ToyBatches()
+def test_a_planted_fault_is_found_and_training_goes_on_eagerly(fault, words, settings):
+    step, batches = toy_step(fault, settings), ToyBatches()
     steps, note = checked_capture(step, batches, tape)
     assert isinstance(steps, EagerSteps) and note.startswith("eager: ")
     assert re.search(words, note)
@@ -181,14 +196,15 @@ def test_the_reason_is_the_steps_own_error_and_not_that_of_the_end(monkeypatch):
     )
 
 
-def test_a_frozen_learning_rate_is_found(monkeypatch):
+@EACH_OPTIMIZER
+def test_a_frozen_learning_rate_is_found(settings):
     """A rate kept as a Python number would be captured as it was."""
-    step, batches = toy_step(), ToyBatches()
+    step, batches = toy_step(settings=settings), ToyBatches()
 
     def frozen(run):
         recorded = tape(run)
         for operation in recorded.operations:
-            if operation.name == "_fused_adam_":
+            if operation.name in ("_fused_adam_", "_fused_sgd_"):
                 operation.kwargs["lr"] = operation.kwargs["lr"].clone()
         return recorded
 

@@ -1,12 +1,16 @@
 """Every mistake in a command gets one message that names it, before anything is computed."""
 
+from importlib.machinery import ModuleSpec
+
 import pytest
 
-from configs import compose
+from configs import checks, compose
 from configs.checks import check_ready
 from linearconv.errors import UserError
 
 BASE = ["model=base", "variant=Lr"]
+SGD = [*BASE, "recipe.optimizer=sgd"]
+MULTISTEP = [*BASE, "recipe.schedule=multistep"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,28 @@ BASE = ["model=base", "variant=Lr"]
         ([*BASE, "recipe.batch_size=-1"], ["recipe.batch_size", "above 0"]),
         ([*BASE, "recipe.lr=0"], ["recipe.lr", "above 0"]),
         ([*BASE, "recipe.lr=inf"], ["recipe.lr", "above 0"]),
-        ([*BASE, "recipe.optimizer=sgd"], ["recipe.optimizer", "adam"]),
+        ([*BASE, "recipe.optimizer=adamw"], ["recipe.optimizer", "adam, sgd", "adamw"]),
+        ([*BASE, "recipe.momentum=0.9"], ["recipe.momentum=0.9", "recipe.optimizer=sgd"]),
+        ([*BASE, "recipe.nesterov=true"], ["recipe.nesterov=true is only", "recipe.optimizer=sgd"]),
+        ([*BASE, "recipe.weight_decay=5e-4"], ["recipe.weight_decay", "recipe.optimizer=sgd"]),
+        ([*SGD, "recipe.nesterov=true"], ["recipe.nesterov=true needs recipe.momentum"]),
+        ([*SGD, "recipe.decay_coefficients=true"], ["needs recipe.weight_decay above 0"]),
+        ([*SGD, "recipe.momentum=1"], ["recipe.momentum", "below 1"]),
+        ([*SGD, "recipe.weight_decay=-1"], ["recipe.weight_decay", "at least 0"]),
+        ([*SGD, "recipe.weight_decay=inf"], ["recipe.weight_decay", "at least 0"]),
+        ([*SGD, "model.sgd_lr=0"], ["model.sgd_lr", "above 0"]),
+        ([*BASE, "recipe.label_smoothing=1"], ["recipe.label_smoothing", "below 1"]),
+        ([*BASE, "recipe.label_smoothing=nan"], ["recipe.label_smoothing", "below 1"]),
+        ([*BASE, "recipe.schedule=linear"], ["recipe.schedule", "step, multistep, cosine"]),
+        ([*BASE, "recipe.lr_milestones=[3]"], ["recipe.lr_milestones=[3]", "schedule=multistep"]),
+        ([*MULTISTEP], ["recipe.schedule=multistep needs recipe.lr_milestones"]),
+        ([*MULTISTEP, "recipe.lr_milestones=[]"], ["needs recipe.lr_milestones"]),
+        ([*MULTISTEP, "recipe.lr_milestones=[9,3]"], ["recipe.lr_milestones", "rising", "[9, 3]"]),
+        ([*MULTISTEP, "recipe.lr_milestones=[3,3]"], ["rising", "[3, 3]"]),
+        ([*MULTISTEP, "recipe.lr_milestones=[0,3]"], ["above 0", "[0, 3]"]),
+        ([*MULTISTEP, "recipe.lr_milestones=[3,250]"], ["below recipe.epochs=250", "[3, 250]"]),
+        ([*MULTISTEP, "recipe.lr_milestones=[a]"], ["recipe.lr_milestones", "Integer"]),
+        ([*BASE, "logger=csv"], ["logger", "tensorboard, wandb", "csv"]),
         ([*BASE, "recipe.val_fraction=1"], ["recipe.val_fraction", "below 1"]),
         ([*BASE, "regularizer.strength=0"], ["regularizer.strength", "variant=L"]),
         ([*BASE, "regularizer.every=0"], ["regularizer.every", "above 0"]),
@@ -81,6 +106,14 @@ def test_a_device_must_be_there_where_it_is_to_train_alone():
     config = compose([*BASE, "device=cuda:99"])  # on a cluster's login node, say
     with pytest.raises(UserError, match=r"cuda:99 is not available: torch can use \d+ CUDA device"):
         check_ready(config)
+
+
+@pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None)], ids=["none", "a folder"])
+def test_wandb_must_be_installed_where_it_is_to_log(found, monkeypatch):
+    monkeypatch.setattr(checks, "find_spec", {"wandb": found}.get)
+    check_ready(compose(BASE))
+    with pytest.raises(UserError, match=r"logger=wandb needs the package wandb: pip install"):
+        check_ready(compose([*BASE, "logger=wandb"]))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast.capture import CapturedSteps
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.loop import Training, TrainSettings, fit, train_epoch
+from linearconv.engine.optimizer import ADAM, OptimizerSettings
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.record import weights_sha256
 from linearconv.engine.seeding import seeded
@@ -38,13 +39,14 @@ def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, executi
 
 FAST = Speed(
     channels_last=True,
-    fused_adam=True,
+    fused_optimizer=True,
     cuda_graphs=True,  # on CUDA
     fold_batch_norms=True,
     count_per_epoch=True,
     pool_before_relu=True,
     small_image_products=True,
 )
+MOMENTUM = OptimizerSettings("sgd", momentum=0.9, nesterov=True, weight_decay=5e-4)
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -52,9 +54,14 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
     "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NEEDS_CUDA])]
 )
 @pytest.mark.parametrize("execution", ["generate", "factored"])
-@pytest.mark.parametrize("speed", [Speed(), FAST], ids=["reference", "fast"])
-def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, digits_root):
-    settings = TrainSettings(4, 1e-3, 2, 0.1, Regularizer(0.01, 10, False))
+@pytest.mark.parametrize(
+    ("speed", "optimizer"),
+    [(Speed(), ADAM), (FAST, ADAM), (FAST, MOMENTUM)],
+    ids=["reference", "fast", "fast-momentum"],
+)
+def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, optimizer, digits_root):
+    regularizer = Regularizer(0.01, 10, False)
+    settings = TrainSettings(4, 1e-3, 2, 0.1, regularizer, optimizer=optimizer)
     spec = dataset_config("digits")
     batches = DATA["resident" if speed is FAST else "per_sample"](
         load_dataset(spec, digits_root, limit_train=100, limit_test=10),
@@ -96,7 +103,8 @@ def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, digi
 @NEEDS_CUDA
 @pytest.mark.parametrize("name", ["base", "allconv", "resnext29"])
 @pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
-def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
+@pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM], ids=["adam", "momentum"])
+def test_cuda_graphs_compute_what_eager_steps_do(name, precision, optimizer, digits_root):
     spec = dataset_config("digits")
     dataset = load_dataset(spec, digits_root, limit_train=1000, limit_test=10)
     device = torch.device("cuda")
@@ -105,7 +113,8 @@ def test_cuda_graphs_compute_what_eager_steps_do(name, precision, digits_root):
     )
     with seeded("init", 0):
         model = build_model(name, LRR, in_channels=1, classes=10)
-    settings = TrainSettings(2, 1e-3, 1, 0.1, Regularizer(0.01, 10, False), precision)
+    regularizer = Regularizer(0.01, 10, False)
+    settings = TrainSettings(2, 1e-3, 1, 0.1, regularizer, precision, optimizer)
     training = Training(model.to(device), settings, FAST)
     with precision_flags(precision), training.accelerated.rewritten():
         steps, notes = training.accelerated.steps(training.step, batches)

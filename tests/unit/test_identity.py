@@ -1,5 +1,6 @@
 """Which keys make another run, and what the run is called."""
 
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from configs.identity import identity_hash
 from configs.naming import differences, recipe_name, variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError
+from tests.conftest import REPOSITORY
 
 LRR = ["model=vgg11", "variant=LRr"]
 
@@ -33,6 +35,16 @@ CHANGING = [
     "recipe.lr_decay_every=99",
     "recipe.lr_decay_factor=0.2",
     "recipe.val_fraction=0.1",
+    "recipe.optimizer=sgd",
+    "recipe=modern",
+    "recipe.label_smoothing=0.1",
+    "recipe.schedule=cosine",
+    "recipe.schedule=multistep recipe.lr_milestones=[3]",
+    "recipe.schedule=multistep recipe.lr_milestones=[4]",
+    "recipe=modern recipe.momentum=0.8",
+    "recipe=modern recipe.nesterov=false",
+    "recipe=modern recipe.weight_decay=1e-4",
+    "recipe=modern recipe.decay_coefficients=true",
     "regularizer.strength=0.1",
     "regularizer.every=1",
     "regularizer.centered=true",
@@ -67,6 +79,7 @@ KEEPING = [
     "overwrite=true",
     "max_minutes=5",
     "image_every=3",
+    "logger=wandb",
     "results_dir=a",
     "checkpoint_dir=b",
     "log_dir=c",
@@ -74,11 +87,19 @@ KEEPING = [
     "recipe.lr=1e-3",  # the model's own learning rate, written out
     "alpha=0.50",
     "recipe=paper",
+    "recipe.momentum=0.0",  # the values of keys that older records lack
+    "recipe.nesterov=false",
+    "recipe.weight_decay=0",
+    "recipe.decay_coefficients=false",
+    "recipe.schedule=step",
+    "recipe.lr_milestones=null",
+    "recipe.label_smoothing=0",
+    "model.sgd_lr=0.5",  # of another optimiser
 ]
 
 
 def test_keys_that_change_the_identity():
-    names = [identity(), *(identity(override) for override in CHANGING)]
+    names = [identity(), *(identity(*overrides.split()) for overrides in CHANGING)]
     assert len({name.rsplit("-", 1)[1] for name in names}) == len(CHANGING) + 1
 
 
@@ -88,7 +109,7 @@ def test_keys_that_do_not(override):
 
 
 def test_switches_that_captured_steps_need():
-    for override in ("runtime.data=per_sample", "runtime.fused_adam=false"):
+    for override in ("runtime.data=per_sample", "runtime.fused_optimizer=false"):
         with pytest.raises(UserError, match="runtime.cuda_graphs=true needs"):
             compose([*LRR, override])
         assert identity(override, "runtime.cuda_graphs=false") == identity()
@@ -106,7 +127,8 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
             names += leaves(child, name + ".") if is_dataclass(child) else [name]
         return names
 
-    tested = {re.split("=", override)[0] for override in CHANGING + KEEPING}
+    overrides = [one for several in CHANGING + KEEPING for one in several.split()]
+    tested = {override.partition("=")[0] for override in overrides}
     described = {  # decided by the choice of a group, which is in the lists
         "model.name",
         "model.lr",
@@ -116,8 +138,7 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
         "variant.widths",
         "runtime.name",
         "runtime.data",  # these two in a test of their own: cuda_graphs needs them
-        "runtime.fused_adam",
-        "recipe.optimizer",
+        "runtime.fused_optimizer",
         "dataset.name",
         "dataset.official_md5",
         "dataset.own",
@@ -146,6 +167,13 @@ def test_what_does_not_apply_does_not_count():
     assert identity("regularizer.strength=0.5", base=["model=base", "variant=L"]) == identity(
         base=["model=base", "variant=L"]
     )
+    spared = ["recipe=modern", "recipe.decay_coefficients=true"]  # there are no coefficients
+    assert identity(*spared, base=conv) == identity("recipe=modern", base=conv)
+    cosine, multistep = ["recipe=modern"], ["recipe.schedule=multistep", "recipe.lr_milestones=[9]"]
+    assert identity("recipe.lr_decay_every=3", *cosine) == identity(*cosine)
+    assert identity("recipe.lr_decay_factor=0.3", *cosine) == identity(*cosine)
+    assert identity("recipe.lr_decay_every=3", *multistep) == identity(*multistep)
+    assert identity("recipe.lr_decay_factor=0.3", *multistep) != identity(*multistep)
     matched = ["model=vgg11", "variant=e"]  # its widths follow from alpha
     assert identity("alpha=0.25", base=matched) != identity(base=matched)
 
@@ -177,6 +205,10 @@ def test_what_does_not_apply_does_not_count():
         ),
         (["variant.init=variance_preserving"], "cifar10-vgg11-LRr-variance_preserving-s0"),
         (["dataset.limit_train=5000", "precision=bf16"], "cifar10-vgg11-LRr-bf16-train5000-s0"),
+        (["recipe=modern"], "cifar10-vgg11-LRr-modern-s0"),
+        (["recipe=modern", "variant=Conv"], "cifar10-vgg11-Conv-modern-s0"),
+        (["recipe=modern", "model=allconv"], "cifar10-allconv-LRr-modern-s0"),
+        (["recipe=modern", "recipe.weight_decay=0"], "cifar10-vgg11-LRr-modern-wd0-s0"),
         (["dataset=svhn", "model=base", "variant=e"], "svhn-base-e-s0"),
         (["variant=Conv", "alpha=0.25", "regularizer.every=9"], "cifar10-vgg11-Conv-s0"),
         (["variant=e", "alpha=0.25"], "cifar10-vgg11-e-a0.25-s0"),
@@ -232,6 +264,25 @@ def test_pinned_identities():
     assert canonical_json({"b": 1, "a": [None, 0.1]}) == '{"a":[null,0.1],"b":1}'
     assert identity() == PINNED["LRr"]
     assert identity(base=["model=base", "variant=Conv", "recipe=short"]) == PINNED["Conv"]
+
+
+def test_committed_records_are_found_by_the_commands_that_wrote_them():
+    for path in sorted((REPOSITORY / "results").glob("**/runs/*.json")):
+        record = json.loads(path.read_text())
+        overrides = record["provenance"][0]["overrides"]
+        config = compose([o for o in overrides if not o.startswith("runtime.")])
+        assert identify(config) == record["science"], path
+
+
+def test_the_learning_rate_is_the_models_own_for_the_optimizer():
+    for overrides, lr in (
+        (["model=allconv", "recipe=modern"], 0.01),
+        (["model=resnet18", "recipe=modern"], 0.1),
+        (["model=resnet18", "recipe.optimizer=sgd"], 0.1),
+        (["model=resnet18", "recipe=modern", "recipe.lr=0.3"], 0.3),
+        (["model=allconv"], 1e-4),
+    ):
+        assert identify(compose(["variant=Lr", *overrides]))["recipe"]["lr"] == lr
 
 
 def test_no_nan_in_an_identity():

@@ -17,7 +17,7 @@ from linearconv.engine.fast.execution import captured_steps
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from linearconv.engine.fast.tape import HostWait, tape
 from linearconv.engine.loop import Training, TrainSettings, fit
-from linearconv.engine.optimizer import adam
+from linearconv.engine.optimizer import build_optimizer
 from linearconv.engine.record import weights_sha256
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep
@@ -39,7 +39,9 @@ def new_step(execution="auto") -> TrainStep:
         nn.Linear(16 * 16, 2),
     ).double()
     set_execution(model, execution)
-    return TrainStep(model, adam(model, 1e-2, fused=True), Regularizer(0.5, 3, False), "fp32")
+    return TrainStep(
+        model, build_optimizer(model, 1e-2, fused=True), Regularizer(0.5, 3, False), "fp32"
+    )
 
 
 def executions(step: TrainStep) -> list[str]:
@@ -145,7 +147,7 @@ def test_a_resumed_run_is_bit_identical_whatever_it_would_measure(tmp_path, like
     def train(name, until):
         with seeded("init", 0):
             model = build_model("base", LR, in_channels=1, classes=10)
-        training = Training(model, settings, Speed(cuda_graphs=True, fused_adam=True))
+        training = Training(model, settings, Speed(cuda_graphs=True, fused_optimizer=True))
         checkpoints, ticks = Checkpoints(tmp_path / name), itertools.count()
         state = checkpoints.load_last()
         if state is not None:

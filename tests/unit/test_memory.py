@@ -10,7 +10,7 @@ from torch import nn
 from linearconv import LinearConv2d
 from linearconv.engine.fast.memory import row_major_images, unsafe_channels_last
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
-from linearconv.engine.optimizer import adam
+from linearconv.engine.optimizer import build_optimizer
 from linearconv.engine.step import TrainStep
 from models import Variant, build_model, model_names
 
@@ -52,7 +52,7 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
 
 def test_the_provenance_tells(caplog):
     model = shortcut(8)
-    step = TrainStep(model, adam(model, 1e-3, fused=False), None, "fp32")
+    step = TrainStep(model, build_optimizer(model, 1e-3, fused=False), None, "fp32")
     _, notes = AcceleratedModel(model, CHANNELS_LAST).steps(step, None)
     assert notes == {"steps": "eager, row-major because of 1"}
 

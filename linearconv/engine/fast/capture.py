@@ -25,6 +25,9 @@ An epoch has few kinds of step: with and without the loss, and the short last ba
 Capture = Callable[[Replay], Replay]
 """Turns a step into its replay, which always uses the same memory: `CudaGraphs()`, `tape.tape`."""
 
+GRADIENT_MEANS = ("exp_avg", "momentum_buffer")
+"""Names that Adam and SGD give to their running means of the gradients."""
+
 ROUNDS = 2
 """Rounds over all kinds of step in the check; the learning rate changes in between."""
 
@@ -137,8 +140,8 @@ class Difference:
 
     Attributes:
         loss: of the summed losses.
-        gradient: of Adam's running means of the gradients, in norm.
-        update: of the weights, relative to the norm of their change.
+        gradient: of the optimiser's running means of the gradients, in norm.
+        update: of the change of the weights, in norm.
     """
 
     loss: float
@@ -185,7 +188,7 @@ def checked_capture(
             state.restore()
             _trial(runs, step, batches)
             outcomes.append(state.outcome())
-        difference = state.difference(*outcomes)
+        difference = _difference(*outcomes)
     except RuntimeError as error:
         why = f"eager: the step could not be captured: {first_line(error)}"
         return EagerSteps(step, batches), why
@@ -228,7 +231,7 @@ def _side_stream(device: torch.device) -> Iterator[None]:
 
 
 def _learning_rates(step: TrainStep) -> list[Tensor]:
-    return [group["lr"] for group in step.optimizer.param_groups]
+    return list({group["lr"] for group in step.optimizer.param_groups})  # groups may share theirs
 
 
 class TrainingState:
@@ -246,38 +249,38 @@ class TrainingState:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore all tensors in place; optimiser state created since the snapshot becomes 0."""
+        """Restore all tensors in place; optimiser state created since the snapshot becomes 0.
+
+        With zeros, the next step is that of a new optimiser: torch's SGD copies the first gradient
+        into its momentum, and without dampening adds it with the same weight of 1.
+        """
         for tensor in self._tensors():
             saved = self._saved.get(id(tensor))
             tensor.zero_() if saved is None else tensor.copy_(saved)
 
     def outcome(self) -> tuple[list[Tensor], ...]:
-        """Copies of the sums, of Adam's means of the gradients, and of the weights."""
-        model, states = self._step.model, self._step.optimizer.state
-        means = [states[p]["exp_avg"] for p in model.parameters() if p in states]
-        return tuple(
-            [t.detach().clone() for t in tensors]
-            for tensors in ([self._step.sums], means, list(model.parameters()))
-        )
+        """Copies of the sums, of the running means of the gradients, of the weights' changes."""
+        changes = [p.detach() - self._saved[id(p)] for p in self._step.model.parameters()]
+        means = [
+            state[name].clone()
+            for state in self._step.optimizer.state.values()
+            for name in GRADIENT_MEANS
+            if name in state
+        ]
+        # Without momentum SGD keeps none, but then the weights change by the gradients.
+        return [self._step.sums.clone()], means or changes, changes
 
-    def difference(
-        self, ours: tuple[list[Tensor], ...], eager: tuple[list[Tensor], ...]
-    ) -> Difference:
-        """The difference between two outcomes."""
-        start = [self._saved[id(p)] for p in self._step.model.parameters()]
-        loss, gradient, update = (_distance(a, b) for a, b in zip(ours, eager, strict=True))
-        sizes = _norm(eager[0]), _norm(eager[1]), _distance(eager[2], start)
-        return Difference(
-            *(
-                difference / size if size else difference
-                for difference, size in zip((loss, gradient, update), sizes, strict=True)
-            )
-        )
+
+def _difference(ours: tuple[list[Tensor], ...], eager: tuple[list[Tensor], ...]) -> Difference:
+    """The difference between two outcomes."""
+    return Difference(*map(_relative_distance, ours, eager))
+
+
+def _relative_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Norm of a - b relative to that of b, unless b is 0."""
+    distance, size = _norm([x - y for x, y in zip(a, b, strict=True)]), _norm(b)
+    return distance / size if size else distance
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
     return torch.stack([t.double().norm() for t in tensors]).norm().item()
-
-
-def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return _norm([x - y for x, y in zip(a, b, strict=True)])

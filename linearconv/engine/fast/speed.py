@@ -37,7 +37,7 @@ class Speed:
 
     Attributes:
         channels_last: memory format of the filters, which activations follow.
-        fused_adam: Adam as one operation over all parameters.
+        fused_optimizer: one operation updates all parameters that are updated alike.
         cuda_graphs: on CUDA, whole steps are captured and replayed, and layers of execution "auto"
             take the execution that is measured to be the fastest.
         cudnn_benchmark: on CUDA, cuDNN chooses its algorithms by measuring them.
@@ -51,7 +51,7 @@ class Speed:
     """
 
     channels_last: bool = False
-    fused_adam: bool = False
+    fused_optimizer: bool = False
     cuda_graphs: bool = False
     cudnn_benchmark: bool = False
     deterministic: bool = False
