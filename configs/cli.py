@@ -69,6 +69,7 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra propagate exceptions
     signal.signal(signal.SIGTERM, _interrupt)
     if {"-h", "--help"} & set(sys.argv[1:]):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
         print(usage(config_name))
         sys.exit(0)
     main = hydra.main(

@@ -25,7 +25,7 @@ def usage(config_name: str) -> str:
     """The help of an entry point: its flags, the choices of config groups, its keys."""
     lines = [ABOUT[config_name], "", f"usage: python {config_name}.py KEY=VALUE ...", ""]
     flags = {
-        "-m": "a sweep: commas separate values, as in seed=0,1,2; every combination is run",
+        "-m": "a sweep over values with commas, as in seed=0,1,2",
         "--cfg job": "print every key with its value and stop",
     }
     lines += [_entry(flag, text) for flag, text in flags.items()]
