@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from configs.checks import check
 from configs.groups import CONFIG_DIR, group_file, group_names
 from configs.schema import DatasetConfig, EvalConfig, TrainConfig, register_schemas
+from configs.usage import check_keys
 from data.own import describe
 from linearconv.errors import UserError
 
@@ -48,6 +49,7 @@ def compose(overrides: Sequence[str], config_name: str = "train") -> TrainConfig
     Raises:
         UserError: an unknown key or choice, a wrong type, or an invalid value.
     """
+    check_keys(overrides, config_name)
     with user_errors():
         config = to_config(compose_raw(list(overrides), config_name))
         check(config)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from configs.groups import group_names
@@ -51,7 +52,7 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
     Raises:
         UserError: with the known keys that are spelled similarly.
     """
-    leaves, problems = list(_leaves(SCHEMAS[config_name])), []  # some hold lists and dicts
+    leaves, problems = _leaves(SCHEMAS[config_name]), []
     known = {*GROUPS[config_name], *leaves}
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, _ = argument.lstrip("+~").partition("=")
@@ -69,13 +70,14 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
         raise UserError("\n".join(problems))
 
 
-def _leaves(schema: type, prefix: str = "") -> Iterator[str]:
-    """The keys that have values, dotted."""
+@cache
+def _leaves(schema: type) -> tuple[str, ...]:
+    """The keys that have values, dotted; some of these are lists or dicts."""
+    found: list[str] = []
     for name, kind in get_type_hints(schema).items():
-        if is_dataclass(kind):
-            yield from _leaves(kind, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+        inner = _leaves(kind) if is_dataclass(kind) else ()
+        found += [f"{name}.{each}" for each in inner] or [name]
+    return tuple(found)
 
 
 def _entry(name: str, text: str) -> str:

@@ -111,6 +111,7 @@ def plan_runs(
 
 KEPT_KEYS = {
     "seed": "--seeds sets the seeds",
+    "recipe": "--recipe sets the recipe, e.g. --recipe short",
     "resume": "interrupted runs are always continued",
     "overwrite": "finished runs are always skipped",
 }

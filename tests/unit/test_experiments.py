@@ -135,7 +135,7 @@ def test_extra_overrides_that_make_other_runs_are_refused(table2, extra):
         plan_runs(table2, [extra], Path())
 
 
-@pytest.mark.parametrize("extra", ["seed=0", "overwrite=true", "++resume=false"])
+@pytest.mark.parametrize("extra", ["seed=0", "overwrite=true", "++resume=false", "recipe=short"])
 def test_what_is_not_the_users_to_set_is_refused(table2, extra):
     with pytest.raises(UserError, match="cannot be given for the runs of a table: "):
         plan_runs(table2, [extra], Path())
