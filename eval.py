@@ -14,6 +14,7 @@ from torch import nn
 from configs import EvalConfig, dataset_config, dataset_names
 from configs.cli import run_main
 from configs.experiments import results_dirs
+from configs.groups import group_file, group_names
 from configs.identity import Identity
 from data import SIZE, Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
 from data.own import describe
@@ -22,10 +23,13 @@ from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load, load_weights
 from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import autocast, precision_flags
+from linearconv.engine.record import read_record
 from linearconv.engine.step import evaluate
 from linearconv.engine.weights import MAX_PARAMETERS, read_weights, weights_path
 from linearconv.errors import UserError, did_you_mean
 from models import Variant, build_model
+
+log = logging.getLogger(__name__)
 
 FILE_OPTION = "dataset.path=<file>.npz"
 """How eval.py is given the file of a dataset, for error messages."""
@@ -35,6 +39,7 @@ def main(config: EvalConfig, overrides: list[str]) -> None:
     """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
     path, checkpoint = read_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
+    check_revision(identity["model"])
     batches = test_batches(
         identity,
         Path(config.dataset.root),
@@ -46,13 +51,32 @@ def main(config: EvalConfig, overrides: list[str]) -> None:
     fused = fuse(model)
     precision = identity["precision"]
     with precision_flags(precision):
-        print(f"{checkpoint['run_id']} after epoch {checkpoint['epoch']} ({path})")
+        print(f"{checkpoint['run_id']} after epoch {checkpoint['epoch']} ({path})", flush=True)
         for name, network in (("unfused", model), ("fused", fused)):
             result = evaluate(network, batches.test(), precision)
             print(f"{name:8} test accuracy {result.accuracy:.2f} %  loss {result.loss:.4f}")
+            if network is model:
+                compare_with_record(checkpoint, result.accuracy, results_dirs(config.results_dir))
         with autocast(precision, device):
             difference = largest_logit_difference(model, fused, batches)
     print(f"largest logit difference {difference:.2e}")
+
+
+def compare_with_record(
+    checkpoint: dict[str, Any], percent: float, results: Sequence[Path]
+) -> None:
+    """Say so if the run's record has another accuracy than these weights reach now."""
+    for path in (folder / "runs" / f"{checkpoint['run_id']}.json" for folder in results):
+        if not path.exists():
+            continue
+        epoch, curve = checkpoint["epoch"], read_record(path)["curve"]
+        recorded = curve[epoch - 1]["test_acc"] if epoch <= len(curve) else percent
+        if abs(percent - recorded) >= 0.005:
+            print(
+                f"recorded test accuracy {recorded:.2f} % ({path}): rounding on another device "
+                "turns over single images; more than that means that the model's code, the images "
+                "or the weights are others than then"
+            )
 
 
 def read_checkpoint(config: EvalConfig) -> tuple[Path, dict[str, Any]]:
@@ -88,12 +112,27 @@ def find_checkpoint(
             return path, read_weights(path, weights)
     known = {path.name for path in checkpoint_dir.glob("*/")}
     known |= {path.stem for each in published for path in each.parent.glob("*.safetensors")}
+    near = did_you_mean(Path(run).name, known) or "."
     raise UserError(
-        f"no {weights} checkpoint in {checkpoints.folder}/ and no "
-        f"{' or '.join(map(str, published))}: train the run first (overwrite=true, if it has a "
-        f"record); networks with more than {MAX_PARAMETERS:,} parameters publish no weights"
-        f"{did_you_mean(run, known)}"
+        f"run {run} has no {weights} weights{near} There is neither a checkpoint in "
+        f"{checkpoints.folder}/ nor {' or '.join(map(str, published))}. Train the run first "
+        f"(overwrite=true, if it has a record); networks with more than {MAX_PARAMETERS:,} "
+        "parameters publish no weights"
     )
+
+
+def check_revision(model: dict[str, Any]) -> None:
+    """Warn if a model is another one now than the one that was trained."""
+    known = model["name"] in group_names("model")
+    revision = group_file("model", model["name"])["revision"] if known else model["revision"]
+    if revision != model["revision"]:
+        log.warning(
+            "the run was trained with revision %s of %s, this is revision %s: to evaluate it, use "
+            "the code that trained it",
+            model["revision"],
+            model["name"],
+            revision,
+        )
 
 
 def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:

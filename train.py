@@ -26,6 +26,7 @@ from linearconv import set_execution
 from linearconv.dropout import seed_dropout
 from linearconv.engine.checkpoint import load
 from linearconv.engine.device import resolve_device
+from linearconv.engine.digests import file_sha256
 from linearconv.engine.lock import RunLocked
 from linearconv.engine.loop import NonFiniteLoss, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings
@@ -60,6 +61,12 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     record = paths.finished()
     if record is not None and not config.overwrite:
         print(f"{paths.run_id} is already finished (overwrite=true runs it again)")
+        now = model_sha256(config)
+        if record["provenance"][-1].get("model_sha256", now) != now:  # absent in older records
+            print(
+                f"{architecture(config.model.name).file.name} has changed since: raise the model's "
+                "revision, unless it computes the same"
+            )
     else:
         try:
             record = run(config, identity, paths, file, baseline, overrides)
@@ -70,6 +77,11 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
             raise Unfinished(OUT_OF_TIME, message)
     print(summary(record, paths))
     return score(record)
+
+
+def model_sha256(config: TrainConfig) -> str:
+    """Of the file with the model; it is not part of the identity, since comments are in it."""
+    return file_sha256(architecture(config.model.name).file)
 
 
 def unfinished(run_id: str, config: TrainConfig, error: Exception) -> Unfinished:
@@ -154,6 +166,7 @@ def run(
         overrides=[portable_override(override) for override in overrides],
         runtime=asdict(config.runtime) | {"eval_batch_size": eval_batch_size(config, device)},
         dataset_path=portable(file.path),
+        model_sha256=model_sha256(config),
     )
     with tensorboard_synced(config, identity, paths):
         return execute(
@@ -248,8 +261,10 @@ def train_settings(config: TrainConfig, identity: Identity) -> TrainSettings:
 def summary(record: dict[str, Any], paths: RunPaths) -> str:
     """The results of a run and the paths of its files."""
     name = record["science"]
+    validated = "val_acc_best" in record
     parts = [
         f"{name['model']['name']}-{variant_name(name['variant'])} on {name['dataset']['name']}",
+        *([f"validation accuracy {record['val_acc_best']:.2f} %"] if validated else []),
         f"best test accuracy {record['test_acc_best']:.2f} % (epoch {record['best_epoch']})",
         f"last {record['test_acc_last']:.2f} %",
         f"{record['params'] / 1e6:.2f} M parameters",

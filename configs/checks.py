@@ -35,6 +35,7 @@ def check(config: TrainConfig | EvalConfig) -> None:
     if isinstance(config, EvalConfig):
         _check_eval(config)
     else:
+        _check_names(config)
         _check_numbers(config)
         _check_choices(config)
         _check_optimizer(config.recipe)
@@ -75,6 +76,17 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
     )
     _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
     _require(Path(path).is_file(), f"baseline_checkpoint={path} not found: {how}")
+
+
+def _check_names(config: TrainConfig) -> None:
+    """A yaml that is copied and keeps its name would train another network than it is called."""
+    for group, name in (("model", config.model.name), ("variant", config.variant.name)):
+        others = [o for o in group_names(group) if group_file(group, o).get("name") == name != o]
+        _require(
+            name in group_names(group) and not others,
+            f"configs/{group}/{others[0] if others else name}.yaml must have the name of its file, "
+            f"got name: {name}",
+        )
 
 
 def _check_numbers(config: TrainConfig) -> None:

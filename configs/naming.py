@@ -44,7 +44,7 @@ def run_id(identity: Identity) -> str:
     alpha is included unless it is 0.5, the recipe unless it is the paper's. The differences are the
     overridden values, e.g. `r4-lr0.003-train5000`: see `differences`.
     """
-    alpha, (recipe, _) = identity["variant"]["alpha"], _nearest_recipe(identity)
+    alpha, (recipe, _) = identity["variant"]["alpha"], nearest_recipe(identity)
     parts = [
         identity["dataset"]["name"],
         identity["model"]["name"],
@@ -75,7 +75,7 @@ def variant_name(variant: dict[str, Any]) -> str:
 
 def recipe_name(identity: Identity) -> str:
     """The preset in configs/recipe that has these values, else "custom"."""
-    name, unlike = _nearest_recipe(identity)
+    name, unlike = nearest_recipe(identity)
     return CUSTOM if unlike else name
 
 
@@ -88,7 +88,7 @@ def differences(identity: Identity) -> dict[str, Any]:
     others = {"precision": identity["precision"], **limits}
     return {
         **_unlike(variant, _variant_preset(variant_name(variant))),
-        **_nearest_recipe(identity)[1],
+        **nearest_recipe(identity)[1],
         **_unlike(others, {"precision": TrainConfig.precision, **dict.fromkeys(limits)}),
     }
 
@@ -112,7 +112,7 @@ def _unlike(actual: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, A
     return {key: actual[key] for key in preset if actual[key] != preset[key]}
 
 
-def _nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
+def nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
     """The preset in configs/recipe with the fewest other values, and those of the run."""
     found = []
     for name in sorted(group_names("recipe"), key=lambda name: (name != "paper", name)):
@@ -123,14 +123,16 @@ def _nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
     return min(found, key=lambda each: len(each[1]))
 
 
-def _unlike_recipe(identity: Identity, name: str) -> dict[str, Any]:
+def _unlike_recipe(identity: Identity, recipe_name: str) -> dict[str, Any]:
     """The values in which a run differs from a preset.
 
     A dataset without a config (dataset=custom) has no other augmentation to compare with, and a
     run without the correlation loss no other strength.
     """
-    preset, dataset = _recipe_preset(name), identity["dataset"]["name"]
-    model = asdict(ModelConfig()) | group_file("model", identity["model"]["name"])
+    preset, dataset = _recipe_preset(recipe_name), identity["dataset"]["name"]
+    model, name = asdict(ModelConfig()), identity["model"]["name"]
+    if name in group_names("model"):  # records may outlive their model
+        model |= group_file("model", name)
     default = asdict(RecipeConfig())
     recipe = resolved(default | preset["recipe"], model, linear=identity["variant"]["linear"])
     if dataset in dataset_names():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
+
+from hydra._internal.utils import get_args_parser
 
 from configs.groups import group_names
 from configs.schema import EvalConfig, TrainConfig
@@ -45,17 +47,20 @@ def usage(config_name: str) -> str:
 
 
 def check_keys(arguments: Sequence[str], config_name: str) -> None:
-    """Reject arguments of a command line whose key nothing reads, all in one message.
+    """Reject arguments of a command line that nothing reads: keys, choices, options.
 
-    Values, choices and flags are left to Hydra.
+    Values and everything that Hydra's grammar adds are left to Hydra.
 
     Raises:
-        UserError: with the known keys that are spelled similarly.
+        UserError: all mistakes in one message, each with what is spelled similarly.
     """
     leaves, problems = _leaves(SCHEMAS[config_name]), []
     known = {*GROUPS[config_name], *leaves}
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, equals, _ = argument.lstrip("+~").partition("=")
+        key, equals, value = argument.lstrip("+~").partition("=")
+        if argument.startswith("--") and argument.partition("=")[0] not in _hydra_options():
+            name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+            problems.append(f"unknown option: {argument}, expected KEY=VALUE{_hint(name, leaves)}")
         if argument.startswith("-") or key.startswith("hydra") or "@" in key:
             continue
         if not equals:
@@ -63,11 +68,26 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
                 hint = "; did you mean run=" + argument + "?" if config_name == "eval" else ""
                 problems.append(f"expected KEY=VALUE, got {argument}{hint}")
         elif key not in known and not key.startswith(tuple(f"{name}." for name in leaves)):
-            full = [name for name in leaves if name.endswith(f".{key}")]
-            hint = f"; did you mean {' or '.join(full)}?" if full else did_you_mean(key, known)
-            problems.append(f"unknown key: {key}{hint}")
+            problems.append(f"unknown key: {key}{_hint(key, known)}")
+        elif key in GROUPS[config_name] and re.fullmatch(r"[\w,.-]+", value):
+            choices = group_names(key)
+            for each in dict.fromkeys(value.split(",")):
+                if each not in choices:
+                    near = did_you_mean(each, choices)
+                    problems.append(f"{key}={each}: expected one of {', '.join(choices)}{near}")
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    """The known keys that end like one, or the one that is spelled most similarly."""
+    full = [name for name in known if name.endswith(f".{key}")]
+    return f"; did you mean {' or '.join(full)}?" if full else did_you_mean(key, known)
+
+
+@cache
+def _hydra_options() -> frozenset[str]:
+    return frozenset(get_args_parser()._option_string_actions)
 
 
 @cache

@@ -212,7 +212,10 @@ def read_all(
         try:
             return read(path)
         except UNREADABLE as error:
-            problems.append(f"{path} ({str(error).splitlines()[0] if str(error) else 'damaged'})")
+            what = str(error).splitlines()[0] if str(error) else "damaged"
+            if isinstance(error, UnidentifiedImageError):  # whose message names an object of ours
+                what = "not an image"
+            problems.append(f"{path} ({what})")
         return None
 
     with ThreadPoolExecutor(threads) as pool:

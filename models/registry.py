@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from torch import nn
 
 from linearconv.errors import UserError
 from linearconv.layer import nearest_alphas, split_filters
 from linearconv.regularizer import RegularizedConv2d
-from models.variants import Variant
+from models.variants import ConvFactory, Variant
 from models.widths import Build, chain_widths, on_meta, uniform_widths
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Architecture:
         replaceable: LinearConv can replace its convolutions; False for systems that replace them
             with layers of their own.
         baseline: the model whose trained weights it starts from, if any.
+        file: the file that registers it.
     """
 
     build: Build
@@ -38,10 +40,11 @@ class Architecture:
     multiple_of: int = 1
     replaceable: bool = True
     baseline: str | None = None
+    file: Path = Path()
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The paper's widths."""
+        """The paper's widths; empty if the model has no argument for them."""
         return tuple(inspect.signature(self.build).parameters["widths"].default)
 
 
@@ -52,14 +55,30 @@ def register(name: str, **facts: object) -> Callable[[Build], Build]:
     """Register `build` as model `name`; `facts` are attributes of `Architecture`.
 
     `build(conv, *, in_channels, classes, widths=...)` returns the network; `conv` has
-    `torch.nn.Conv2d`'s signature, and the default of `widths` is the paper's.
+    `torch.nn.Conv2d`'s signature, and the default of `widths` is the paper's. Without `widths`,
+    the model has no variant e.
     """
 
     def add(build: Build) -> Build:
-        _MODELS[name] = Architecture(build, **facts)
+        takes_widths = "widths" in inspect.signature(build).parameters
+        file = Path(inspect.getsourcefile(build) or "")
+        _MODELS[name] = Architecture(
+            build if takes_widths else _of_fixed_widths(build), file=file, **facts
+        )
         return build
 
     return add
+
+
+def _of_fixed_widths(build: Build) -> Build:
+    """A function with the argument `widths`, which it ignores."""
+
+    def fixed(
+        conv: ConvFactory, *, in_channels: int, classes: int, widths: Sequence[int] = ()
+    ) -> nn.Module:
+        return build(conv, in_channels=in_channels, classes=classes)
+
+    return fixed
 
 
 def model_names() -> list[str]:
@@ -117,6 +136,11 @@ def widths_of(name: str, variant: Variant) -> Sequence[int]:
     found = architecture(name)
     if variant.widths == "model":
         return found.widths
+    if not found.widths:
+        raise UserError(
+            f"model={name} has no variant=e: its function in {found.file.name} takes no widths, "
+            "which that variant makes narrower (docs/extending.md)"
+        )
     linear = Variant(linear=True, alpha=variant.alpha).conv
     if found.chain:
         return chain_widths(found.build, linear, found.widths)

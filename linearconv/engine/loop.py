@@ -206,9 +206,11 @@ def fit(
     saves.save()
     try:
         return _fit(training, batches, saves, start, observers, deadline, clock)
-    except (KeyboardInterrupt, RuntimeError):  # RuntimeError: of torch, or NonFiniteLoss
+    except (KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: of torch, or NonFiniteLoss
         with interrupts_deferred():
             saves.save_finished()
+        if isinstance(error, NonFiniteLoss):  # to go on would fail again
+            raise
         log.info(
             "stopped in epoch %d: the same command %s",
             training.epoch + 1,

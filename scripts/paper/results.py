@@ -14,7 +14,7 @@ import pandas as pd
 from configs.experiments import TRIALS_DIR, Cell, all_cells, cell_of, cell_runs
 from configs.groups import CONFIG_DIR, group_names
 from configs.identity import identity_hash
-from configs.naming import recipe_name, variant_name
+from configs.naming import differences, nearest_recipe, variant_name
 from linearconv.engine.record import is_sealed, read_record
 from linearconv.errors import UserError
 
@@ -177,8 +177,9 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row for each record.
 
     Returns:
-        Columns: what was run (`run_id, dataset, model, variant, alpha, rank, init, recipe, epochs,
-        batch_size, lr, val_fraction`, `strength` and `every` of the correlation loss,
+        Columns: what was run (`run_id, dataset, model, variant, alpha, rank, init, recipe`, in
+        `differs` what it overrides of that variant and recipe, e.g. `lr=0.003`, `epochs,
+        batch_size, optimizer, lr, val_fraction`, `strength` and `every` of the correlation loss,
         `limit_train, limit_test, precision, seed`; empty where it does not apply), accuracies in
         percent, counts for one image, `seconds` (including evaluation), and of the process that
         finished it `device, threads, torch, commit, started`.
@@ -213,9 +214,11 @@ def _frame_row(record: Record) -> dict[str, Any]:
         "alpha": variant["alpha"],
         "rank": variant["rank"],
         "init": variant["init"],
-        "recipe": recipe_name(identity),
+        "recipe": nearest_recipe(identity)[0],
+        "differs": " ".join(f"{key}={value}" for key, value in differences(identity).items()),
         "epochs": recipe["epochs"],
         "batch_size": recipe["batch_size"],
+        "optimizer": recipe["optimizer"],
         "lr": recipe["lr"],
         "val_fraction": recipe["val_fraction"],
         "strength": regularizer.get("strength"),

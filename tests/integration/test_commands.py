@@ -324,6 +324,12 @@ def test_mistakes_exit_2_with_one_message(cli, small):
         ("+varient=Lr", "unknown key: varient; did you mean variant?"),
         ("lr=1", "unknown key: lr; did you mean model.lr or recipe.lr?"),
         ("quick", "expected KEY=VALUE, got quick"),
+        ("variant=lr", "did you mean Lr?"),
+        ("model=bse", "model=bse: expected one of allconv, base,"),
+        (
+            "--epochs=1",
+            "unknown option: --epochs=1, expected KEY=VALUE; did you mean recipe.epochs?",
+        ),
     ):
         outcome = cli("train", *LRR, *small, override)
         assert outcome.code == 2 and word in outcome.err
@@ -361,8 +367,8 @@ def test_eval_prints_accuracy_unfused_and_fused(cli, small, tmp_path, digits_roo
 def test_eval_mistakes(cli, tmp_path):
     (tmp_path / "cifar10-base-Lr-s0-12345678").mkdir()
     for arguments, message in (
-        (["run=unknown"], "no best checkpoint in"),
-        (["run=unknown", "weights=last"], "no last checkpoint in"),
+        (["run=unknown"], "run unknown has no best weights."),
+        (["run=unknown", "weights=last"], "run unknown has no last weights."),
         (["checkpoint=no.pt"], "no.pt"),
         ([], "give either run=<run_id> or checkpoint=<path>"),
         (["run="], "give either run=<run_id> or checkpoint=<path>"),

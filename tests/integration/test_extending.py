@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+QUICK = ("recipe.epochs=1", "dataset.limit_train=64")
 PAGE = (REPOSITORY / "docs/extending.md").read_text()
 
 
@@ -40,7 +41,7 @@ def train(checkout, digits_root):
 
     def run(name: str, *overrides: str) -> dict:
         command = [sys.executable, "train.py", "dataset=digits", f"dataset.root={digits_root}"]
-        command += ["recipe.epochs=1", "dataset.limit_train=64", *overrides]
+        command += [*QUICK, *overrides]
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         (record,) = (checkout / "results/trials/runs").glob(f"{name}-*.json")
@@ -53,6 +54,26 @@ def test_a_model_is_a_file_and_a_yaml(checkout, train):
     write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
     identity = train("digits-narrow-Lr", "model=narrow", "variant=Lr")
     assert identity["model"]["name"] == "narrow"
+
+
+def test_a_model_may_have_no_widths_and_then_no_variant_e(checkout, train):
+    write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
+    file = checkout / "models" / "narrow.py"
+    fixed = file.read_text().replace(", widths: Sequence[int] = (16, 32)", "")
+    file.write_text(fixed.replace("first, second = widths", "first, second = 16, 32"))
+    train("digits-narrow-Lr", "model=narrow", "variant=Lr")
+    command = [sys.executable, "train.py", "model=narrow", "variant=e", "dataset=digits"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert (
+        done.returncode == 2 and "no variant=e: its function in narrow.py takes no" in done.stderr
+    )
+
+
+def test_a_copied_yaml_that_keeps_its_name_is_refused(checkout):
+    shutil.copy(checkout / "configs/model/base.yaml", checkout / "configs/model/wide.yaml")
+    command = [sys.executable, "train.py", "model=wide", "variant=Lr", "dataset=digits"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2 and "configs/model/wide.yaml must have the name" in done.stderr
 
 
 def test_a_faulty_file_leaves_the_other_models(checkout):
@@ -69,14 +90,27 @@ def test_a_faulty_file_leaves_the_other_models(checkout):
 
 def test_a_model_that_changed_says_that_it_needs_a_revision(checkout, train, digits_root):
     write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
-    train("digits-narrow-Lr", "model=narrow", "variant=Lr")
-    file = checkout / "models" / "narrow.py"
-    file.write_text(file.read_text().replace("(16, 32)", "(16, 64)"))
+    learned = ("model=narrow", "variant=Lr", "recipe.batch_size=16", "dataset.limit_train=640")
+    train("digits-narrow-Lr", *learned)
     (run,) = (path.stem for path in (checkout / "results/trials/runs").iterdir())
     shutil.copy(REPOSITORY / "eval.py", checkout)
-    command = [sys.executable, "eval.py", f"run={run}", f"dataset.root={digits_root}"]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-    assert done.returncode == 2 and "raise `revision` in its yaml" in done.stderr
+    file, yaml = checkout / "models" / "narrow.py", checkout / "configs/model/narrow.yaml"
+    first = file.read_text()
+
+    def call(*command):
+        command = [sys.executable, *command, f"dataset.root={digits_root}"]
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+
+    file.write_text(first.replace("classes),\n", "classes),\n        nn.Softmin(dim=1),\n"))
+    again = call("train.py", "dataset=digits", *QUICK, *learned)
+    assert "is already finished" in again.stdout and "narrow.py has changed since" in again.stdout
+    yaml.write_text(yaml.read_text().replace("revision: 1", "revision: 2"))
+    other = call("eval.py", f"run={run}")
+    assert "trained with revision 1 of narrow, this is revision 2" in other.stderr
+    assert "recorded test accuracy" in other.stdout and "the model's code" in other.stdout
+    file.write_text(first.replace("(16, 32)", "(16, 64)"))
+    unlike = call("eval.py", f"run={run}")
+    assert unlike.returncode == 2 and "raise `revision` in its yaml" in unlike.stderr
 
 
 def test_a_variant_that_gets_a_name_keeps_its_runs(checkout, train):
