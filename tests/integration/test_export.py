@@ -205,7 +205,7 @@ def test_logits_that_are_no_numbers_are_refused(script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none"], "no best checkpoint"),
+        (["none"], "run none has no best weights."),
         (["--int8"], "--int8 needs --format onnx"),
         (["--out=."], "is a folder"),
         (["--out={tmp}/here"], "--overwrite replaces it"),

@@ -186,7 +186,7 @@ def test_eval_finds_the_published_weights_where_there_is_no_checkpoint(
         assert "checkpoints" in first[0] and "safetensors" in second[0]
         assert first[1:] == second[1:]
     missing = cli("eval", "run=none", f"checkpoint_dir={tmp_path}", f"results_dir={tmp_path}")
-    assert missing.code == 2 and "no best checkpoint" in missing.err
+    assert missing.code == 2 and "has no best weights" in missing.err
 
 
 def test_a_run_whose_best_weights_are_damaged_still_gets_its_record(cli, small, tmp_path):
