@@ -55,7 +55,7 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
         UserError: all mistakes in one message, each with what is spelled similarly.
     """
     leaves, problems = _leaves(SCHEMAS[config_name]), []
-    known = {*GROUPS[config_name], *leaves}
+    known = (*GROUPS[config_name], *leaves)
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.lstrip("+~").partition("=")
         if argument.startswith("--") and argument.partition("=")[0] not in _hydra_options():

@@ -15,8 +15,9 @@ class UserError(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known name that is most similar; nothing if none is."""
-    by_case = {each.lower(): each for each in sorted(known)}  # a wrong case is the nearest miss
-    near = [by_case[name.lower()]] if name.lower() in by_case else get_close_matches(name, known, 1)
+    names = sorted(known)  # ties must not depend on the order of a set
+    near = [each for each in names if each.lower() == name.lower()]
+    near = near or get_close_matches(name, names, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
