@@ -165,11 +165,11 @@ def read_packed(spec: DatasetSpec, root: Path) -> Dataset:
             shape = getattr(dataset, name).images.shape
             if shape != (size, *image):
                 raise UserError(
-                    f"{path}: {name}_images has shape {shape}, expected {(size, *image)} for "
-                    f"{spec.name}"
+                    f"{path}: {name}_images has shape {shape}, expected {(size, *image)} by "
+                    f"dataset.{name}_size, dataset.image_size and dataset.channels of {spec.name}"
                 )
         if len(dataset.classes) != spec.classes:
-            raise UserError(f"{path}: classes must be {spec.classes} names")
+            raise UserError(f"{path}: classes must be dataset.classes={spec.classes} names")
     return dataset
 
 

@@ -36,6 +36,8 @@ def main() -> int:
     parser.add_argument("--frame", type=Path, metavar="FILE.csv", help="write all records instead")
     args = parser.parse_args()
     try:
+        if args.frame is not None and args.frame.is_dir():
+            raise UserError(f"--frame must be a file, got the folder {args.frame}")
         records = read_and_name(args.results_dir)
         if args.frame is None:
             write_tables(args, records)
