@@ -12,7 +12,7 @@ import torch
 
 from configs.groups import group_file, group_names
 from configs.schema import EvalConfig, RecipeConfig, TrainConfig
-from data import DATA
+from data import DATA, SIZE
 from data.official import DATASETS
 from data.own import NAME, NAME_RULE
 from linearconv.engine.device import check_cuda
@@ -174,6 +174,10 @@ def _check_dataset(config: TrainConfig) -> None:
             f"{values}",
         )
     size, augmentation = dataset.image_size, dataset.augmentation
+    _require(
+        1 <= size <= SIZE,
+        f"dataset.image_size must be from 1 to {SIZE}, to which images are padded, got {size}",
+    )
     _require(
         augmentation.train_padding >= 0 and size + 2 * augmentation.train_padding >= 32,
         f"dataset.augmentation.train_padding={augmentation.train_padding} does not pad images of "

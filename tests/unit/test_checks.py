@@ -88,6 +88,7 @@ MULTISTEP = [*BASE, "recipe.schedule=multistep"]
         ([*BASE, "dataset.normalisation.std=[1]"], ["normalisation.std", "dataset.channels=3"]),
         ([*BASE, "dataset=mnist", "dataset.augmentation.train_padding=1"], ["train_padding=1"]),
         ([*BASE, "dataset=mnist", "dataset.augmentation.test_padding=0"], ["must be 2"]),
+        ([*BASE, "dataset.image_size=64"], ["dataset.image_size", "from 1 to 32"]),
         (["model=vgg11_octconv", "variant=Lr"], ["only as variant=Conv:"]),
         (["model=vgg11_basis", "variant=r"], ["only as variant=Conv:"]),
         (["model=mobilenetv2", "variant=e"], ["no variant=e", "3,923,434", "2,296,922"]),
