@@ -123,13 +123,13 @@ def nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
     return min(found, key=lambda each: len(each[1]))
 
 
-def _unlike_recipe(identity: Identity, recipe_name: str) -> dict[str, Any]:
+def _unlike_recipe(identity: Identity, preset_name: str) -> dict[str, Any]:
     """The values in which a run differs from a preset.
 
     A dataset without a config (dataset=custom) has no other augmentation to compare with, and a
     run without the correlation loss no other strength.
     """
-    preset, dataset = _recipe_preset(recipe_name), identity["dataset"]["name"]
+    preset, dataset = _recipe_preset(preset_name), identity["dataset"]["name"]
     model, name = asdict(ModelConfig()), identity["model"]["name"]
     if name in group_names("model"):  # records may outlive their model
         model |= group_file("model", name)

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from configs import TrainConfig, compose, identify
-from configs.experiments import Cell
+from configs.experiments import Cell, all_cells
 from models import architecture
 from scripts.paper.figures.base import SINGLE, Figure, seeds
 from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Record, all_cells
+from scripts.paper.results import Record
 from scripts.paper.text import Grid
 
 RATES = (1e-3, 1e-4)

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from configs.experiments import all_cells
 from scripts.paper.claims_text import (
     RULES,
     Judged,
@@ -25,7 +26,7 @@ from scripts.paper.figures import Figure, all_figures
 from scripts.paper.figures.base import DOUBLE, SINGLE
 from scripts.paper.image_by_image import NOTE, comparisons_grid
 from scripts.paper.readme import results_grid
-from scripts.paper.results import Record, Results, all_cells, recipes
+from scripts.paper.results import Record, Results, recipes
 from scripts.paper.speeds import Benchmarks
 from scripts.paper.tables import Table, tables
 from scripts.paper.text import (

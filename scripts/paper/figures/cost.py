@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from configs import compose
-from configs.experiments import Cell
+from configs.experiments import Cell, all_cells
 from scripts.paper.counts import counts
 from scripts.paper.figures.base import (
     COLORS,
@@ -22,7 +22,7 @@ from scripts.paper.figures.base import (
     seeds,
 )
 from scripts.paper.printed import MODELS, paper_rows
-from scripts.paper.results import Results, all_cells
+from scripts.paper.results import Results
 from scripts.paper.speeds import Setting, read_benchmarks
 
 DATASET = "cifar10"

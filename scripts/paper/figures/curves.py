@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from configs.experiments import Cell
+from configs.experiments import Cell, all_cells
 from scripts.paper.counts import correlation_bound
 from scripts.paper.figures.base import (
     COLORS,
@@ -24,7 +24,7 @@ from scripts.paper.figures.base import (
     seeds,
 )
 from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Record, Results, all_cells
+from scripts.paper.results import Record, Results
 
 Curves = dict[str, list[list[dict[str, Any]]]]
 """The curves of a network's runs, by variant."""
