@@ -38,8 +38,10 @@ def main() -> int:
     parser.add_argument("--variants", default="Conv,Lr,LRr", help="comma-separated; Conv first")
     parser.add_argument("--modes", default="usual,fast", help="usual, fast or both")
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
-    parser.add_argument("--execution", default="auto", help="of LinearConv layers, mode fast only")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of mode fast: runtime.execution=generate"
+    )
     add_options(parser)
     args = parser.parse_args()
     try:
@@ -61,8 +63,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     if args.rounds < 1 or args.images < 64:
         raise UserError("--rounds must be at least 1 and --images at least 64")
-    if args.write and args.execution != "auto":
-        raise UserError("--write requires --execution auto, as in runtime=fast")
+    if args.write and args.overrides:
+        raise UserError(f"--write takes no overrides, got {' '.join(args.overrides)}")
     modes = args.modes.split(",")
     if not set(modes) <= set(CASES):
         raise UserError(f"--modes must be from {', '.join(CASES)}, got {args.modes}")
@@ -73,7 +75,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                 f"model={args.model}",
                 f"variant={variant}",
                 f"precision={args.precision}",
-                f"runtime.execution={args.execution}",
+                *args.overrides,
             ]
         )
         for variant in args.variants.split(",")

@@ -19,6 +19,7 @@ import torch
 from configs.cli import FAILED, MISTAKE
 from linearconv.engine.device import resolve_device, unusable_cuda
 from linearconv.engine.provenance import provenance
+from linearconv.errors import first_line
 from scripts.bench.rows import write
 from scripts.benchmark import measure, text
 
@@ -46,14 +47,17 @@ def main() -> int:
         rows = _measure(model, "usual,fast")
         print(text(rows), f"wrote {write(rows)}", sep="\n", flush=True)
         fast[model] = {row["variant"]: row for row in rows if row["mode"] == "fast"}
-    generated = {row["variant"]: row for row in _measure("vgg11", "fast", execution="generate")}
+    generated = {
+        row["variant"]: row for row in _measure("vgg11", "fast", "runtime.execution=generate")
+    }
     met += bars(fast, generated)
+    met.append(_deterministic(fast["vgg11"]))
     for name, bar, value, ok in met:
         print(f"{'met   ' if ok else 'MISSED'}  {name:<52} {bar:>12}  {value}")
     return 0 if all(ok for *_, ok in met) else FAILED
 
 
-def _measure(model: str, modes: str, execution: str = "auto") -> list[dict[str, Any]]:
+def _measure(model: str, modes: str, *overrides: str) -> list[dict[str, Any]]:
     return measure(
         Namespace(
             model=model,
@@ -62,11 +66,26 @@ def _measure(model: str, modes: str, execution: str = "auto") -> list[dict[str, 
             rounds=5,
             images=6400,
             precision="tf32",
-            execution=execution,
+            overrides=overrides,
             device="cuda",
             write=False,
         )
     )
+
+
+def _deterministic(vgg11: dict[str, dict[str, Any]]) -> tuple[str, str, str, bool]:
+    """What `runtime.deterministic=true` costs; no bar, but torch must have such algorithms."""
+    name = "vgg11, step with runtime.deterministic=true over without"
+    try:
+        rows = _measure("vgg11", "fast", "runtime.deterministic=true")
+    except RuntimeError as error:
+        return name, "runs", first_line(error), False
+    ratios = (f"{row['variant']} {_over(row, vgg11):.3f}" for row in rows)
+    return name, "runs", ", ".join(ratios), True
+
+
+def _over(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> float:
+    return row["ms_per_step"] / rows[row["variant"]]["ms_per_step"]
 
 
 def bars(
@@ -76,7 +95,7 @@ def bars(
 
     Args:
         fast: rows of `scripts/benchmark.py` by model and variant, with ratios to the usual loop.
-        generated: rows of VGG11 with `--execution generate`, by variant.
+        generated: rows of VGG11 with `runtime.execution=generate`, by variant.
     """
     vgg11 = fast["vgg11"]
 

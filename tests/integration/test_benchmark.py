@@ -133,7 +133,7 @@ def test_mistakes_are_one_message(script):
     for arguments, words in (
         (("--modes", "slow"), "--modes must be from usual, fast"),
         (("--rounds", "0"), "--rounds must be at least 1"),
-        (("--execution", "generate", "--write"), "--write requires --execution auto"),
+        (("runtime.execution=generate", "--write"), "--write takes no overrides, got runtime"),
         (("--model", "lenet"), "lenet"),
     ):
         done = script("benchmark", *arguments)
