@@ -26,7 +26,7 @@ from linearconv.errors import UserError
 from scripts.bench.cases import CASES, random_images
 from scripts.bench.options import add_options
 from scripts.bench.rows import write
-from scripts.bench.timing import device_limit
+from scripts.bench.timing import device_limit, profiled
 
 
 def main() -> int:
@@ -39,6 +39,9 @@ def main() -> int:
     parser.add_argument("--modes", default="usual,fast", help="usual, fast or both")
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--profile", action="store_true", help="also print the kernels that take most of the time"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="of mode fast: runtime.execution=generate"
     )
@@ -90,6 +93,11 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             for case in cases:
                 case.time_round()
         limit = device_limit(args.precision, device)
+        if args.profile:
+            for case in cases:
+                title = f"{case.config.variant.name}, {case.mode}, {case.steps} steps"
+                table = profiled(case.epoch, device)
+                print(f"{title} and evaluation", table, sep="\n", file=sys.stderr)
         return [case.row(cases, limit) for case in cases]
 
 

@@ -64,10 +64,11 @@ def _measure(model: str, modes: str, *overrides: str) -> list[dict[str, Any]]:
             variants=VARIANTS,
             modes=modes,
             rounds=5,
-            images=6400,
+            images=3200,
             precision="tf32",
             overrides=overrides,
             device="cuda",
+            profile=False,
             write=False,
         )
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
+from scripts.paper import costs
 from scripts.paper.formats import csv_text, latex, markdown
 from scripts.paper.options import add_options, exit_code, read_and_name, recipe_folder
 from scripts.paper.results import Records, Results, listed, runs_frame
@@ -61,6 +62,8 @@ def write_tables(args: argparse.Namespace, records: Records) -> None:
         for kind, text in (("md", markdown), ("csv", csv_text), ("tex", latex)):
             with atomic_write(folder / f"table{table.number}.{kind}") as file:
                 file.write(text(table).encode())
+    with atomic_write(folder / "costs.md") as file:
+        file.write(costs.markdown(args.results_dir, args.recipe).encode())
     for note in benchmarks.notes:
         print(note, file=sys.stderr)
     if results.unused:

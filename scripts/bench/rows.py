@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import torch
 
 from linearconv.engine.files import atomic_write
+from linearconv.engine.provenance import git_state
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "results" / "benchmarks"
 
@@ -21,7 +23,11 @@ KEYS = ("model", "variant", "mode", "precision")
 def write(
     rows: list[dict[str, Any]], folder: Path = BENCHMARKS, keys: Sequence[str] = KEYS
 ) -> Path:
-    """Save rows to the device's file in a folder, replacing older rows with the same keys."""
+    """Save rows to the device's file in a folder, replacing older rows with the same keys.
+
+    Columns `date` and `commit` are added: when and with which code they were measured.
+    """
+    rows = [row | _origin() for row in rows]
     words = re.sub(r"[^a-z0-9]+", "-", rows[0]["device"].lower()).strip("-")
     path = folder / f"{words}-torch{torch.__version__.partition('+')[0]}.csv"
     columns = list(rows[0])
@@ -34,6 +40,16 @@ def write(
     with atomic_write(path) as file:
         file.write(frame.to_csv(index=False, lineterminator="\n").encode())
     return path
+
+
+def _origin() -> dict[str, str]:
+    state = git_state()
+    commit = (state["git_commit"] or "unknown")[:12]
+    changed = " (changed)" if state["git_dirty"] else ""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit + changed,
+    }
 
 
 def rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from data import SIZE
 from linearconv.engine.precision import autocast
@@ -36,6 +38,20 @@ def device_limit(precision: str, device: torch.device) -> float:
     macs = calls * 32 * SIZE**2 * 256 * 256 * 9
     repeated = nn.Sequential(*[conv] * calls)
     return macs / (latency_ms(repeated, images, precision) / 1e3)
+
+
+def profiled(run: Callable[[], object], device: torch.device) -> str:
+    """A table of the kernels (on a CPU: operations) in which a call spends most of its time."""
+    activities = [ProfilerActivity.CPU]
+    key = "self_cpu_time_total"
+    if device.type == "cuda":
+        # A replayed graph shows as its kernels.
+        activities, key = [ProfilerActivity.CUDA], "self_device_time_total"
+    with profile(activities=activities) as profiler:
+        run()
+        synchronise(device)
+    averages = profiler.key_averages()
+    return averages.table(sort_by=key, row_limit=15, max_name_column_width=60)
 
 
 def synchronise(device: torch.device) -> None:

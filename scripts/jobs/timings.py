@@ -114,7 +114,8 @@ def benchmarked(device: str, runtime: str) -> dict[str, dict[tuple[str, str], fl
     found: dict[str, dict[tuple[str, str], float]] = {}
     for path in sorted(BENCHMARKS.glob("*.csv")):
         frame = pd.read_csv(path)
-        rows = frame[(frame["mode"] == runtime) & (frame["precision"] == "fp32")]
+        rows = frame[(frame["mode"] == runtime) & frame["precision"].isin(["fp32", "tf32"])]
+        rows = rows.sort_values("precision")  # tf32, the default, replaces fp32
         for name, speeds in rows.groupby("device"):
             if name == device or (_is_cpu(name) and _is_cpu(device)):
                 networks = zip(speeds["model"], speeds["variant"], strict=True)

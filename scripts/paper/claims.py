@@ -103,6 +103,7 @@ class Finding:
         n: numbers of seeds compared; empty for counts and speeds.
         why: of a verdict that needs a reason.
         paired: the interval over the seeds in common; empty where there are fewer than two.
+        runs: run_ids of the runs and of those they are compared with.
     """
 
     what: str
@@ -111,6 +112,7 @@ class Finding:
     n: str = ""
     why: str = ""
     paired: str = ""
+    runs: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 @dataclass(frozen=True)

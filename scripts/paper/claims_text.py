@@ -7,7 +7,7 @@ from scripts.paper.claims import Finding, Judgement
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.judging import ENOUGH, judge
 from scripts.paper.results import Results
-from scripts.paper.text import Grid
+from scripts.paper.text import Entry, Grid
 
 METRICS = ("last", "best")
 Judged = dict[str, list[Judgement]]
@@ -105,10 +105,17 @@ def evidence_grid(found: Judged) -> Grid:
         for one, other in zip(last.findings, best.findings, strict=True):
             if one.verdict != "not run":
                 again = _on_accuracy(last)
-                row = [last.claim.name, one.what, one.n, one.estimate, one.paired, _verdict(one)]
-                row += [other.estimate if again else "", _verdict(other) if again else ""]
+                row = [last.claim.name, one.what, one.n, _measured(one), one.paired, _verdict(one)]
+                row += [_measured(other) if again else "", _verdict(other) if again else ""]
                 body.append(row)
     return Grid(header, body, groups)
+
+
+def _measured(finding: Finding) -> str | Entry:
+    """The estimate, with its runs where there are any."""
+    if not any(finding.runs):
+        return finding.estimate
+    return Entry("", finding.estimate, "", finding.verdict, compared=finding.runs)
 
 
 def _verdict(finding: Finding) -> str:

@@ -19,7 +19,7 @@ from scripts.paper.counts import counts, filter_size, inference_flops
 from scripts.paper.intervals import holm, p_below, paired, welch
 from scripts.paper.printed import DATASETS, MODELS, PaperRow, paper_rows
 from scripts.paper.results import Results
-from scripts.paper.speeds import ratios
+from scripts.paper.speeds import measured
 
 ENOUGH = 3
 """Seeds on each side from which on accuracies decide anything."""
@@ -42,28 +42,30 @@ def _accuracy(claim: Claim, results: Results, metric: str) -> list[Finding]:
     """Tests `below`, `above` and `equivalent`, cell by cell."""
     found = []
     for row, dataset in _cells(claim):
-        ours = results.accuracies(row.cell(dataset), metric).accuracy
+        ours = results.accuracies(row.cell(dataset), metric)
         model = claim.against_model or row.model
-        theirs = results.accuracies(Cell(model, claim.against, dataset), metric).accuracy
+        theirs = results.accuracies(Cell(model, claim.against, dataset), metric)
         found.append(_compare(claim, f"{row.name} on {DATASETS[dataset]}", ours, theirs))
     return found
 
 
-def _compare(claim: Claim, what: str, ours: pd.Series, theirs: pd.Series) -> Finding:
-    """One difference of mean accuracies, in points."""
-    if ours.empty or theirs.empty:
+def _compare(claim: Claim, what: str, these: pd.DataFrame, those: pd.DataFrame) -> Finding:
+    """One difference of mean accuracies, in points, of runs from `Results.accuracies`."""
+    ours, theirs = these.accuracy, those.accuracy
+    runs = tuple(these.run_id), tuple(those.run_id)
+    if not all(runs):
         return Finding(what, "not run")
     n, least = f"{len(ours)} vs {len(theirs)}", min(len(ours), len(theirs))
     shared = (ours - theirs).dropna()
     of_pairs = str(paired(shared, LEVEL)) if len(shared) > 1 else ""
     if least < 2:
         estimate = f"{statistics.fmean(ours) - statistics.fmean(theirs):+.2f}"
-        return Finding(what, "undecided", estimate, n, f"n < {ENOUGH}", of_pairs)
+        return Finding(what, "undecided", estimate, n, f"n < {ENOUGH}", of_pairs, runs)
     interval = welch(ours, theirs, LEVEL)
     verdict, why = "undecided", f"n < {ENOUGH}"
     if least >= ENOUGH:
         verdict, why = _decide(claim, ours, theirs)
-    return Finding(what, verdict, str(interval), n, why, of_pairs)
+    return Finding(what, verdict, str(interval), n, why, of_pairs, runs)
 
 
 def _decide(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
@@ -88,21 +90,19 @@ def _decide(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> tup
 
 def _best_alpha(claim: Claim, results: Results, metric: str) -> list[Finding]:
     """Each alpha of Table 2 against 0.5, with Holm's correction over all of them."""
-    by_alpha = {
-        row.alpha: results.accuracies(row.cell("cifar10"), metric).accuracy for row in claim.rows()
-    }
+    by_alpha = {row.alpha: results.accuracies(row.cell("cifar10"), metric) for row in claim.rows()}
     half = by_alpha.pop(0.5)
     decided = {a for a, v in by_alpha.items() if min(len(v), len(half)) >= ENOUGH}
 
     def adjusted(p_value: Callable[[pd.Series], float]) -> dict[float | None, float]:
-        p_values = [p_value(v) if a in decided else 1.0 for a, v in by_alpha.items()]
+        p_values = [p_value(v.accuracy) if a in decided else 1.0 for a, v in by_alpha.items()]
         return dict(zip(by_alpha, holm(p_values), strict=True))
 
-    worse = adjusted(lambda values: p_below(values, half))
-    better = adjusted(lambda values: p_below(half, values))
+    worse = adjusted(lambda values: p_below(values, half.accuracy))
+    better = adjusted(lambda values: p_below(half.accuracy, values))
     found = []
-    for alpha, values in by_alpha.items():
-        finding = _compare(claim, f"alpha = {alpha:g} against 0.5", values, half)
+    for alpha, runs in by_alpha.items():
+        finding = _compare(claim, f"alpha = {alpha:g} against 0.5", runs, half)
         if alpha in decided:
             error = (1 - LEVEL) / 2
             wins, loses = worse[alpha] < error, better[alpha] < error
@@ -145,22 +145,22 @@ COUNTS: dict[str, Callable[[PaperRow], float]] = {
 
 def _speed(claim: Claim, results: Results, metric: str) -> list[Finding]:
     """A measured ratio for each network and setting; a median over the rounds of a benchmark."""
-    rows = ratios(results.folder, claim.column, claim.mode)
+    rows = measured(results.folder, claim.column, claim.mode)
     networks = {(row.model, row.variant) for row in claim.rows()}
     rows = rows[[pair in networks for pair in zip(rows.model, rows.variant, strict=True)]]
     if rows.empty:
         return [Finding("results/benchmarks", "not run")]
     if claim.statistic == "median":
-        ratio = statistics.median(rows.ratio)
+        ratio = statistics.median(rows.value)
         verdict = "supported" if _between(ratio, claim) else "contradicted"
-        low, high = min(rows.ratio), max(rows.ratio)
+        low, high = min(rows.value), max(rows.value)
         estimate = f"x{ratio:.2f} (x{low:.2f} to x{high:.2f})"
         return [Finding(f"median of {len(rows)} measurements", verdict, estimate)]
     return [
         Finding(
             f"{MODELS[row.model]}-{row.variant}, {row.device}, {row.precision}",
-            "supported" if _between(row.ratio, claim) else "contradicted",
-            f"x{row.ratio:.2f}, {row.rounds} rounds",
+            "supported" if _between(row.value, claim) else "contradicted",
+            f"x{row.value:.2f}, {row.rounds} rounds",
         )
         for row in rows.itertuples()
     ]
@@ -189,7 +189,8 @@ def _orthogonal(claim: Claim, results: Results, metric: str) -> list[Finding]:
             estimate = f"mean {off.mean():.4f}, largest {off.max():.2f}"
             estimate += f" (bound {bound:.4f}, random {random:.4f})"
             what = f"{row.name}, {layer}: {split} filters in {size} dimensions"
-            found.append(Finding(what, verdict, estimate, f"1 of {runs}"))
+            n, run = f"1 of {runs}", (arrays.run_id,)
+            found.append(Finding(what, verdict, estimate, n, runs=(run, ())))
     return found
 
 

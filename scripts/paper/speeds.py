@@ -28,16 +28,20 @@ class Benchmarks:
 
     Attributes:
         devices: the device of each setting.
+        origins: of each file, the dates and commits of its rows, where they are known.
         times: by (setting, model, variant), then by measure; missing if not measured.
         notes: what is missing, in sentences.
     """
 
     devices: dict[Setting, str] = field(default_factory=dict)
+    origins: dict[str, list[str]] = field(default_factory=dict)
     times: dict[tuple[Setting, str, str], dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(self, stem: str, frame: pd.DataFrame) -> None:
         """Add the rows of a file; of several rows of the same kind, the last one counts."""
+        pairs = zip(frame["date"], frame["commit"], strict=True)
+        self.origins[stem] = sorted({f"{date} at {commit}" for date, commit in pairs if date})
         for row in frame.to_dict("records"):
             setting = (stem, row["precision"])
             self.devices[setting] = row["device"]
@@ -61,7 +65,7 @@ def read_benchmarks(folder: Path) -> Benchmarks:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}")
         if absent := [column for column in columns if column not in frame]:
             found.notes.append(f"{path.name} has no column {', '.join(absent)}.")
-        frame = frame.reindex(columns=[*KEYS, *columns], fill_value="")
+        frame = frame.reindex(columns=[*KEYS, "date", "commit", *columns], fill_value="")
         numbers = frame[columns].apply(pd.to_numeric, errors="coerce")
         if (wrong := numbers.isna() & (frame[columns] != "")).any(axis=None):
             line = wrong.any(axis=1).idxmax() + 2  # after the header
@@ -79,23 +83,23 @@ def _read(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
 
 
-def ratios(folder: Path, column: str, mode: str) -> pd.DataFrame:
-    """A ratio of `folder/benchmarks/*.csv`; of several rows of the same kind the last one counts.
+def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
+    """A column of `folder/benchmarks/*.csv`; of several rows of the same kind the last one counts.
 
     Args:
         folder: the results.
-        column: of the ratio.
+        column: its name.
         mode: "usual" or "fast".
 
     Returns:
-        Columns `model, variant, device, precision, rounds, ratio`; a row for each that is known.
+        Columns `model, variant, device, precision, rounds, value`; a row for each that is known.
     """
     columns = ["model", "variant", "device", "precision"]
     frames = [_read(path) for path in sorted((folder / "benchmarks").glob("*.csv"))]
     known = [frame for frame in frames if {*columns, "rounds", "mode", column} <= set(frame)]
     if not known:
-        return pd.DataFrame(columns=[*columns, "rounds", "ratio"])
+        return pd.DataFrame(columns=[*columns, "rounds", "value"])
     rows = pd.concat(known, ignore_index=True)
     rows = rows[rows["mode"] == mode].drop_duplicates(columns, keep="last")
-    rows = rows.assign(ratio=pd.to_numeric(rows[column], errors="coerce"))
-    return rows.dropna(subset="ratio")[[*columns, "rounds", "ratio"]]
+    rows = rows.assign(value=pd.to_numeric(rows[column], errors="coerce"))
+    return rows.dropna(subset="value")[[*columns, "rounds", "value"]]

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from scripts.paper.comparison import Accuracy
 from scripts.paper.printed import DATASETS
+from scripts.paper.speeds import Benchmarks, Setting
 from scripts.paper.tables import Count, Row, Table, speeds
 
 NOT_RUN = "not run"
@@ -34,6 +35,7 @@ class Entry:
         verdict: see `Accuracy.verdict`; `same` or `different` for counts.
         accuracy: the source of the text, for accuracies.
         detail: source of a count, in a sentence.
+        compared: run_ids of the runs and of those they are compared with; `accuracy` has its own.
     """
 
     paper: str
@@ -42,6 +44,14 @@ class Entry:
     verdict: str
     accuracy: Accuracy | None = None
     detail: str = ""
+    compared: tuple[Sequence[str], Sequence[str]] = ((), ())
+
+    @property
+    def runs(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The run_ids of the runs and of those they are compared with."""
+        if self.accuracy is None:
+            return self.compared
+        return tuple(self.accuracy.runs.run_id), tuple(self.accuracy.baseline.run_id)
 
     @property
     def parts(self) -> list[str]:
@@ -272,11 +282,17 @@ def own_notes(table: Table) -> list[str]:
 
 def extra_notes(table: Table) -> list[str]:
     """Notes on the table beyond the paper."""
-    devices = dict.fromkeys(
-        f"{setting[0]}: {table.benchmarks.devices[setting]}." for setting in table.settings
-    )
+    devices = dict.fromkeys(_measured_on(table.benchmarks, setting) for setting in table.settings)
     macs = (
         "MACs are exact multiply-adds of one image's forward pass; weights are generated once "
         "per batch in training, and for each image at inference."
     )
     return [macs, *devices, *table.benchmarks.notes]
+
+
+def _measured_on(benchmarks: Benchmarks, setting: Setting) -> str:
+    """A file of speeds, its device, and when and with which commits it was measured."""
+    stem, _ = setting
+    origins = benchmarks.origins.get(stem)
+    measured = f", measured {', '.join(origins)}" if origins else ""
+    return f"{stem}: {benchmarks.devices[setting]}{measured}."

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -129,6 +130,13 @@ def test_slots_are_measured_together(script):
         assert done.code == 2 and words in done.err
 
 
+def test_the_profile_names_what_takes_the_time(script):
+    one = ("--variants", "LRr", "--modes", "fast", "--format", "json", "--profile")
+    done = script("benchmark", *TINY, *one)
+    assert done.code == 0 and json.loads(done.out)[0]["variant"] == "LRr"
+    assert "LRr, fast, 2 steps and evaluation" in done.err and "convolution" in done.err
+
+
 def test_mistakes_are_one_message(script):
     for arguments, words in (
         (("--modes", "slow"), "--modes must be from usual, fast"),
@@ -153,6 +161,8 @@ def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path):
         ("LRr", "usual"),
     ]
     assert written[0]["ms_per_step"] == "123.5"
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) for row in written)
+    assert all(re.match(r"[0-9a-f]{12}|unknown", row["commit"]) for row in written)
 
 
 def test_certify_needs_a_gpu():

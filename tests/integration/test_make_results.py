@@ -39,8 +39,10 @@ def add_everything(folder):
     save_record(folder, other)
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks" / "card.csv").write_text(
-        "model,variant,device,mode,precision,ms_per_step,latency_ms_fused_b1,latency_ms_fused_b256\n"
-        "base,Lr,Some card,usual,tf32,6.5,9,9\nbase,Lr,Some card,fast,tf32,2.5,0.25,4.125\n"
+        "model,variant,device,mode,precision,rounds,images_per_s,ms_per_step,latency_ms_fused_b1,"
+        "latency_ms_fused_b256,date,commit\n"
+        "base,Lr,Some card,usual,tf32,5,5000,6.5,9,9,2020-02-02,0123abcd\n"
+        "base,Lr,Some card,fast,tf32,5,20000,2.5,0.25,4.125,2020-02-02,0123abcd\n"
     )
     return other["run_id"]
 
@@ -76,7 +78,7 @@ def tables(results):
 def test_all_tables_are_written(tables):
     assert set(tables[1]) == {
         f"table{n}.{kind}" for n in (2, 3, 4, 5) for kind in ("md", "csv", "tex")
-    }
+    } | {"costs.md"}
 
 
 def test_markdown_holds_paper_here_and_difference(tables):
@@ -92,7 +94,7 @@ def test_markdown_holds_paper_here_and_difference(tables):
 
 def test_second_table_holds_seeds_macs_and_speed(tables):
     extra = tables[1]["table4.md"].decode().split("## Beyond the paper")[1]
-    assert "card: Some card." in extra
+    assert "card: Some card, measured 2020-02-02 at 0123abcd." in extra
     assert (
         "| Base-Lr | CIFAR-10 0, 1 | 15.4 / 8.6 | 15.1 / 8.6 | 6.5 / 2.5 | 0.25 / 4.12 |" in extra
     )
@@ -100,6 +102,12 @@ def test_second_table_holds_seeds_macs_and_speed(tables):
     # At inference, weights of grouped layers are generated for each image.
     assert "| ResNeXt-29-Lr | - | 1430.1 / 1317.9 | 1409.5 / 1826.5 |" in extra
     assert "Some card" not in tables[1]["table2.md"].decode()  # nothing of it was measured
+
+
+def test_what_a_run_costs(tables):
+    lines = tables[1]["costs.md"].decode().splitlines()
+    assert "| Network | Some card: seconds an epoch | 250 epochs |" in lines
+    assert "| Base-Lr | 2.5 | 10 min |" in lines and "| Base-e | - | - |" in lines
 
 
 def test_table_2_is_laid_out_by_alpha(tables):
@@ -397,6 +405,9 @@ def test_report(report, results):
     named = {i for b in page.buttons for i in b.get("data-runs", "").split()}
     assert named == ids - {(results / "unused.txt").read_text()}
     assert all(b.get("data-runs") or b.get("data-detail") for b in page.buttons)
+    claims = text.split('<section id="claims">')[1].split("</section>")[0]
+    (estimate,) = re.findall(r'data-runs="([^"]*)" data-baseline="([^"]*)">-0.75 \[', claims)[:1]
+    assert [len(ids.split()) for ids in estimate] == [2, 2]
     assert "Recipe short" in text and "Recipe demo" not in text
     assert "▼ -6.80" in text and "≈ -0.40" in text and "0123456789ab" in text
     assert "some-host" not in text

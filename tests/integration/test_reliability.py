@@ -127,7 +127,7 @@ def test_runs_killed_at_random_moments(start, tmp_path, digits_root, model, runt
     overrides = [f"model={model}", "variant=Lr", f"runtime={runtime}", *tiny(digits_root)]
     if model == "vgg11":  # its steps take long
         overrides += ["dataset.limit_train=48", "dataset.limit_test=16"]
-    kill_and_finish(start, tmp_path, overrides, kills=8, seed=1)
+    kill_and_finish(start, tmp_path, overrides, kills=30, seed=1)
 
 
 def test_the_same_seed_gives_the_same_bits(start, tmp_path, digits_root):

@@ -1,0 +1,66 @@
+"""What training each network costs, by the speeds in results/benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs import dataset_config
+from configs.experiments import table_cells
+from scripts.jobs.timings import in_words
+from scripts.paper.claims_text import epochs_of
+from scripts.paper.formats import markdown_grid
+from scripts.paper.printed import MODELS
+from scripts.paper.speeds import measured
+from scripts.paper.text import NOTHING, Grid
+
+DATASET = "cifar10"
+TABLES = (3, 4, 5)
+"""Those with all networks; Table 3 has the variants in their order."""
+PRECISIONS = ("fp32", "tf32")
+"""Those of the tables; equal on a CPU."""
+
+
+def costs_grid(folder: Path, epochs: int) -> Grid:
+    """A row for each network of the tables, with seconds an epoch and the time of a run.
+
+    Args:
+        folder: the results.
+        epochs: of a run.
+    """
+    rows = measured(folder, "images_per_s", "fast")
+    rows = rows[rows["precision"].isin(PRECISIONS)]
+    images = dataset_config(DATASET).train_size
+    seconds = {
+        (row.device, row.model, row.variant): images / row.value for row in rows.itertuples()
+    }
+    devices = sorted({device for device, *_ in seconds})
+    cells = [cell for table in TABLES for cell in table_cells(table)]
+    networks = dict.fromkeys((cell.model, cell.variant) for cell in cells)
+    body = []
+    for model, variant in sorted(networks, key=lambda each: list(MODELS).index(each[0])):
+        cells = [f"{MODELS[model]}-{variant}"]
+        for device in devices:
+            epoch = seconds.get((device, model, variant))
+            run = None if epoch is None else in_words(epochs * epoch)
+            cells += [NOTHING] * 2 if run is None else [f"{epoch:.3g}", run]
+        body.append(cells)
+    header = ["Network"]
+    for device in devices:
+        header += [f"{device}: seconds an epoch", f"{epochs} epochs"]
+    return Grid(header, body)
+
+
+def markdown(folder: Path, recipe: str) -> str:
+    """The page."""
+    parts = [
+        "# What a run costs",
+        "",
+        "CIFAR-10 (CIFAR-100 is as large), `runtime=fast`, one run on the device. An epoch with "
+        "its evaluation is computed from images a second, measured on few random images "
+        f"(`results/benchmarks`), and {epochs_of(recipe)} epochs (`recipe={recipe}`) from that; "
+        f"{NOTHING}: not measured. How long finished runs took is in their records (`timing`).",
+        "",
+        *markdown_grid(costs_grid(folder, epochs_of(recipe))),
+        "",
+    ]
+    return "\n".join(parts)
