@@ -155,7 +155,7 @@ def run(
     spec = RunSpec(
         paths,
         identity,
-        lambda: initial_model(config, identity, baseline).to(device),
+        lambda: checked(initial_model(config, identity, baseline), config).to(device),
         batches,
         train_settings(config, identity),
         config.runtime,
@@ -232,6 +232,30 @@ def initial_model(
         model.start_from(trained)
     seed_dropout(model, config.seed)
     set_execution(model, config.runtime.execution)
+    return model
+
+
+def checked(model: torch.nn.Module, config: TrainConfig) -> torch.nn.Module:
+    """The network, if it turns images into one output for each class.
+
+    Raises:
+        UserError: it does not; the message names the model's file.
+    """
+    expected = (2, config.dataset.classes)
+    file = architecture(config.model.name).file.name
+    try:
+        with torch.no_grad():
+            found = model.eval()(torch.zeros(2, config.dataset.channels, SIZE, SIZE))
+    except (RuntimeError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {first_line(error)}"
+    if getattr(found, "shape", None) != expected:
+        what = getattr(found, "shape", found)
+        what = f"an output of shape {tuple(what)}" if isinstance(what, torch.Size) else what
+        raise UserError(
+            f"model={config.model.name} ({file}): 2 images of {config.dataset.channels}x{SIZE}x"
+            f"{SIZE} must give an output of shape {expected}, one number for each class of "
+            f"dataset={config.dataset.name}; got {what}"
+        )
     return model
 
 

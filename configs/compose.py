@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from configs.checks import check
 from configs.groups import CONFIG_DIR, group_file, group_names
@@ -113,6 +114,10 @@ def user_errors() -> Iterator[None]:
     """Convert exceptions of Hydra and OmegaConf into `UserError`."""
     try:
         yield
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.name}, line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{where}{getattr(error, 'problem', None) or error}") from None
     except (HydraException, OmegaConfBaseException) as error:
         if (ours := _user_error_behind(error)) is not None:
             raise ours from None

@@ -83,14 +83,17 @@ def read_folder(
     train_folder, test_folder = split_folders(
         folder, f", or give --from-folder {folder / 'train'} to have test images taken from it"
     )
-    train = {name: _pictures(files) for name, files in class_files(train_folder).items()}
-    if test_folder is None:
-        test, train = _take_test_share(train, 0.2 if test_fraction is None else test_fraction)
-    elif test_fraction is not None:
-        raise UserError(f"--test-fraction is not used, since {test_folder} has the test images")
+    files = [class_files(train_folder)]
+    if test_folder is not None:
+        if test_fraction is not None:
+            raise UserError(f"--test-fraction is not used, since {test_folder} has the test images")
+        files.append(class_files(test_folder))
+        check_same_classes(train_folder, files[0], test_folder, files[1])
+    train, *rest = _pictures(files, folder)
+    if rest:
+        (test,) = rest
     else:
-        test = {name: _pictures(files) for name, files in class_files(test_folder).items()}
-        check_same_classes(train_folder, train, test_folder, test)
+        test, train = _take_test_share(train, 0.2 if test_fraction is None else test_fraction)
     arrays = {"classes": np.array(list(train))}
     for split, classes in (("train", train), ("test", test)):
         arrays[f"{split}_images"] = np.stack([p.pixels for c in classes.values() for p in c])
@@ -187,9 +190,14 @@ def _check_classes(folder: Path, files: Files) -> None:
     )
 
 
-def _pictures(files: list[Path]) -> list[_Picture]:
-    """Read the images of a class; raises as `read_all`."""
-    return read_all(files, _read, files[0].parent)
+def _pictures(splits: list[Files], folder: Path) -> list[dict[str, list[_Picture]]]:
+    """Read the images of all splits and classes; raises as `read_all`."""
+    files = [path for classes in splits for paths in classes.values() for path in paths]
+    pictures = iter(read_all(files, _read, folder))
+    return [
+        {name: [next(pictures) for _ in paths] for name, paths in classes.items()}
+        for classes in splits
+    ]
 
 
 def read_all(

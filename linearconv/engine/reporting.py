@@ -31,6 +31,17 @@ class Observer(Protocol):
         """The run has ended, finished or not."""
 
 
+def in_words(seconds: float) -> str:
+    """A duration in its two largest units: "45 s", "12 min", "3 h 20 min", "2 d 5 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
 def describe(entry: Entry, epochs: int, images_per_s: float) -> str:
     """One log line for a finished epoch."""
     correlation = entry["correlation_loss"]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from configs import TrainConfig
 from linearconv.engine.device import device_name, resolve_device
+from linearconv.engine.reporting import in_words
 from scripts.jobs.plan import Planned
 from scripts.jobs.runner import Outcome, Outcomes, Result
 from scripts.jobs.status import State, Status, status_table
-from scripts.jobs.timings import Epoch, Timings, in_words
+from scripts.jobs.timings import Epoch, Timings
 
 ESTIMATED = "est."
 """Marks a time that no run was measured for."""

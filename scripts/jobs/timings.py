@@ -139,14 +139,3 @@ def _keys(identity: Identity) -> tuple[str, str]:
     }
     exact = model | {"variant": identity["variant"], "dataset": dataset["name"]}
     return canonical_json(exact), canonical_json(model)
-
-
-def in_words(seconds: float) -> str:
-    """A duration in its two largest units: "45 s", "12 min", "3 h 20 min", "2 d 5 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"

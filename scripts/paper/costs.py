@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs import dataset_config
 from configs.experiments import table_cells
-from scripts.jobs.timings import in_words
+from linearconv.engine.reporting import in_words
 from scripts.paper.claims_text import epochs_of
 from scripts.paper.formats import markdown_grid
 from scripts.paper.printed import MODELS

@@ -76,6 +76,37 @@ def test_a_copied_yaml_that_keeps_its_name_is_refused(checkout):
     assert done.returncode == 2 and "configs/model/wide.yaml must have the name" in done.stderr
 
 
+def test_a_yaml_that_is_none_is_named_with_its_line(checkout):
+    (checkout / "configs/variant/LRr4.yaml").write_text("name: LRr4\nlinear: [true\n")
+    command = [sys.executable, "train.py", "model=base", "variant=LRr4", "dataset=digits"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "configs/variant/LRr4.yaml, line 3: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        ("classes)", "7)", "(2, 10), one number for each class of dataset=digits; got"),
+        ("BatchNorm2d(second)", "BatchNorm2d(first)", "RuntimeError: running_mean"),
+    ],
+    ids=["outputs", "widths"],
+)
+def test_a_model_that_gives_no_classes_is_named_before_training(
+    checkout, digits_root, right, wrong, words
+):
+    write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
+    file = checkout / "models" / "narrow.py"
+    assert right in file.read_text()
+    file.write_text(file.read_text().replace(right, wrong))
+    command = [sys.executable, "train.py", "model=narrow", "variant=Conv", "dataset=digits"]
+    command += [f"dataset.root={digits_root}", *QUICK]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "model=narrow (narrow.py): 2 images of 1x32x32 must give" in done.stderr
+    assert words in done.stderr
+
+
 def test_a_faulty_file_leaves_the_other_models(checkout):
     (checkout / "models" / "wide.py").write_text("def wide(:\n")
     command = [sys.executable, "train.py", "--cfg", "job", "variant=Lr"]

@@ -338,15 +338,16 @@ def test_a_photo_is_turned_upright(folder):
 
 
 def test_unreadable_files_are_counted_and_named(folder):
+    """Those of all classes at once."""
     for i in range(7):
-        (folder / "cat" / f"bad{i}.jpg").write_bytes(b"no image")
+        (folder / ("cat", "dog")[i % 2] / f"bad{i}.jpg").write_bytes(b"no image")
     content = (folder / "cat" / "0.png").read_bytes()
     (folder / "cat" / "0.png").write_bytes(content[: len(content) // 2])
     Image.fromarray(np.zeros((32, 32), np.uint16)).save(folder / "cat" / "1.png")
     with pytest.raises(UserError) as error:
         read_folder(folder)
     text = str(error.value)
-    assert "9 of 17 files in" in text and "and 4 more" in text and "Mend or remove" in text
+    assert "9 of 27 files in" in text and "and 4 more" in text and "Mend or remove" in text
     assert "0.png (" in text and "1.png (mode I;16, expected 8 bits" in text
     assert text.count(".jpg") == 3
 

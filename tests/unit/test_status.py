@@ -9,10 +9,11 @@ import pytest
 from configs import compose, identify, run_id
 from linearconv.engine.checkpoint import save
 from linearconv.engine.record import SCHEMA, write_record
+from linearconv.engine.reporting import in_words
 from linearconv.engine.run import RunPaths
 from scripts.jobs import timings as timings_module
 from scripts.jobs.status import State, Status, run_status, status_table, train_log
-from scripts.jobs.timings import Epoch, Timings, benchmarked, in_words
+from scripts.jobs.timings import Epoch, Timings, benchmarked
 
 HERE = socket.gethostname()
 
