@@ -66,13 +66,14 @@ certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar 
 	@$(RUN) scripts/certify.py
 
 .PHONY: tables
-tables: setup  ## regenerate tables, claims, figures and learning rates from the committed records
+tables: setup  ## regenerate tables, claims, figures, learning rates and studies from the records
 	@for recipe in paper short; do \
 		$(RUN) scripts/make_tables.py --strict --recipe $$recipe && \
 		$(RUN) scripts/make_figures.py --strict --recipe $$recipe || exit 1; \
 	done
 	@$(RUN) scripts/make_claims.py --strict
 	@$(RUN) scripts/choose_lr.py --strict
+	@$(RUN) scripts/make_studies.py --strict
 
 .PHONY: report
 report: tables  ## one page with all results: results/report.html

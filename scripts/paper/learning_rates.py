@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from configs import TrainConfig, compose, identify
+from configs import compose
 from configs.experiments import Cell, all_cells
 from models import architecture
 from scripts.paper.figures.base import SINGLE, Figure, seeds
 from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Record
+from scripts.paper.results import Record, records_of
 from scripts.paper.text import Grid
 
 RATES = (1e-3, 1e-4)
@@ -90,20 +90,11 @@ def choices(records: Sequence[Record]) -> list[Choice]:
     found = []
     for model in dict.fromkeys(models):
         config = compose([f"model={model}", "variant=Conv", f"dataset={DATASET}", *SETTING])
-        runs = {rate: _matching(records, config, rate) for rate in RATES}
+        at = {rate: replace(config, recipe=replace(config.recipe, lr=rate)) for rate in RATES}
+        runs = {rate: records_of(records, each) for rate, each in at.items()}
         runs = {rate: matching for rate, matching in runs.items() if matching}
         found.append(Choice(model, config.model.lr, runs))
     return found
-
-
-def _matching(records: Sequence[Record], config: TrainConfig, rate: float) -> list[Record]:
-    """The records of the runs with this config and rate, whatever their seed."""
-    recipe, found = replace(config.recipe, lr=rate), []
-    for record in records:
-        seeded = replace(config, recipe=recipe, seed=record["science"].get("seed"))
-        if record["science"] == identify(seeded):
-            found.append(record)
-    return sorted(found, key=lambda record: record["science"]["seed"])
 
 
 def choices_grid(found: Sequence[Choice]) -> Grid:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from configs import TrainConfig, identify
 from configs.experiments import TRIALS_DIR, Cell, all_cells, cell_of, cell_runs
 from configs.groups import CONFIG_DIR, group_names
 from configs.identity import identity_hash
@@ -239,6 +240,16 @@ def _frame_row(record: Record) -> dict[str, Any]:
         "commit": last["git_commit"],
         "started": last["started"],
     }
+
+
+def records_of(records: Iterable[Record], config: TrainConfig) -> list[Record]:
+    """The records of the runs with a config, whatever their seed, sorted by it."""
+    found = []
+    for record in records:
+        seeded = replace(config, seed=record["science"].get("seed"))
+        if record["science"] == identify(seeded):
+            found.append(record)
+    return sorted(found, key=lambda record: record["science"]["seed"])
 
 
 class Results:

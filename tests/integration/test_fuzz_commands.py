@@ -150,6 +150,7 @@ OPTIONS = {
     "make_report": ["--metric", "--results-dir"],
     "choose_lr": ["--folder"],
     "seal": ["--results-dir"],
+    "make_studies": ["--results-dir"],
     "count": ["--format", "model=base", "variant=Lr", "variant=X", "alpha=2"],
     "verify": ["--results-dir", "--data-root", "--device", "cifar10-base-Lr-s0-00000000"],
     "prepare_data": ["--root", "--offline", "--from-folder", "--from-npz", "--name", "digits",
