@@ -13,6 +13,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -152,10 +153,16 @@ def run(
     torch.set_num_threads(config.runtime.threads or DEFAULT_THREADS)
     batches = training_batches(config, file, device)
     print(f"{paths.run_id} on {device}", flush=True)
+
+    def build() -> torch.nn.Module:
+        model = initial_model(config, identity, baseline)
+        check_outputs(model, config)
+        return model.to(device)
+
     spec = RunSpec(
         paths,
         identity,
-        lambda: checked(initial_model(config, identity, baseline), config).to(device),
+        build,
         batches,
         train_settings(config, identity),
         config.runtime,
@@ -235,28 +242,29 @@ def initial_model(
     return model
 
 
-def checked(model: torch.nn.Module, config: TrainConfig) -> torch.nn.Module:
-    """The network, if it turns images into one output for each class.
+def check_outputs(model: torch.nn.Module, config: TrainConfig) -> None:
+    """Check that the network turns images into one output for each class.
 
     Raises:
         UserError: it does not; the message names the model's file.
     """
+    file = architecture(config.model.name).file
     expected = (2, config.dataset.classes)
-    file = architecture(config.model.name).file.name
     try:
         with torch.no_grad():
-            found = model.eval()(torch.zeros(2, config.dataset.channels, SIZE, SIZE))
-    except (RuntimeError, TypeError, ValueError) as error:
-        found = f"{type(error).__name__}: {first_line(error)}"
-    if getattr(found, "shape", None) != expected:
-        what = getattr(found, "shape", found)
-        what = f"an output of shape {tuple(what)}" if isinstance(what, torch.Size) else what
-        raise UserError(
-            f"model={config.model.name} ({file}): 2 images of {config.dataset.channels}x{SIZE}x"
-            f"{SIZE} must give an output of shape {expected}, one number for each class of "
-            f"dataset={config.dataset.name}; got {what}"
-        )
-    return model
+            output = model.eval()(torch.zeros(2, config.dataset.channels, SIZE, SIZE))
+        if output.shape == expected:
+            return
+        found = f"an output of shape {tuple(output.shape)}"
+    except Exception as error:  # whatever a model of one's own may raise
+        lines = [f.lineno for f in extract_tb(error.__traceback__) if f.filename == str(file)]
+        where = f" in line {lines[-1]}" if lines else ""
+        found = f"{type(error).__name__}{where}: {first_line(error)}"
+    raise UserError(
+        f"model={config.model.name} ({file.name}): 2 images of {config.dataset.channels}x{SIZE}x"
+        f"{SIZE} must give an output of shape {expected}, one number for each class of "
+        f"dataset={config.dataset.name}; got {found}"
+    )
 
 
 def train_settings(config: TrainConfig, identity: Identity) -> TrainSettings:

@@ -111,7 +111,7 @@ def dataset_config(name: str) -> DatasetConfig:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Convert exceptions of Hydra and OmegaConf into `UserError`."""
+    """Convert exceptions of Hydra, OmegaConf and the YAML parser into `UserError`."""
     try:
         yield
     except YAMLError as error:

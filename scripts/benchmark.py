@@ -43,10 +43,10 @@ def main() -> int:
         "--profile", action="store_true", help="also print the kernels that take most of the time"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="of mode fast: runtime.execution=generate"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py; runtime.* for mode fast"
     )
     add_options(parser)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         rows = measure(args)
         if args.write:
@@ -64,8 +64,6 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         UserError: an invalid argument.
     """
-    if args.rounds < 1 or args.images < 64:
-        raise UserError("--rounds must be at least 1 and --images at least 64")
     if args.write and args.overrides:
         raise UserError(f"--write takes no overrides, got {' '.join(args.overrides)}")
     modes = args.modes.split(",")
@@ -83,6 +81,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for variant in args.variants.split(",")
     }
+    if args.rounds < 1 or args.images < 64:
+        raise UserError("--rounds must be at least 1 and --images at least 64")
     dataset = random_images(next(iter(configs.values())), args.images)
     with precision_flags(args.precision):
         device_limit(args.precision, device)  # loads the libraries before the first case is timed

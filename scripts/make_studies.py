@@ -47,8 +47,11 @@ def main() -> int:
         found = outcomes(read_studies(), records.usable)
         with atomic_write(args.results_dir / "studies.md") as file:
             file.write(page(found).encode())
-        with atomic_write(args.results_dir / "studies.csv") as file:
-            file.write(lines_csv(run_lines(found)).encode())
+        lines, table = run_lines(found), args.results_dir / "studies.csv"
+        table.unlink(missing_ok=True)
+        if lines:
+            with atomic_write(table) as file:
+                file.write(lines_csv(lines).encode())
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE

@@ -1,6 +1,7 @@
 """Write Tables 2 to 5 of the paper beside the results of the recorded runs.
 
     python scripts/make_tables.py                   # results/tables/table{2,3,4,5}.{md,csv,tex}
+                                                    # and costs.md: how long a run takes
     python scripts/make_tables.py --metric last     # the last epoch instead of the best
     python scripts/make_tables.py --recipe short    # results/tables/short/
     python scripts/make_tables.py --frame runs.csv  # instead: one row per record

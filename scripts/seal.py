@@ -35,8 +35,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     failed = False
-    own = [RESULTS, *(path.parent for path in sorted(RESULTS.glob("*/runs")))]
-    for folder in args.results_dir or own:
+    for folder in args.results_dir or [RESULTS, RESULTS / "learning_rates"]:
         if not (folder / "runs").is_dir():
             print(f"no records: {folder / 'runs'} not found", file=sys.stderr)
             return MISTAKE

@@ -94,7 +94,7 @@ class Timings:
         images = dataset["limit_train"] or dataset_config(dataset["name"]).train_size
         model = identity["model"]["name"]
         for device, speeds in benchmarked(self._device, self._runtime).items():
-            for variant in (variant_name(identity["variant"]), "Conv"):  # Conv is the slowest
+            for variant in (variant_name(identity["variant"]), "Conv"):  # r and e train plain ones
                 if (model, variant) in speeds:
                     return Epoch(images / speeds[model, variant], device)
         return None

@@ -76,7 +76,7 @@ def test_a_copied_yaml_that_keeps_its_name_is_refused(checkout):
     assert done.returncode == 2 and "configs/model/wide.yaml must have the name" in done.stderr
 
 
-def test_a_yaml_that_is_none_is_named_with_its_line(checkout):
+def test_a_yaml_that_cannot_be_parsed_is_named_with_its_line(checkout):
     (checkout / "configs/variant/LRr4.yaml").write_text("name: LRr4\nlinear: [true\n")
     command = [sys.executable, "train.py", "model=base", "variant=LRr4", "dataset=digits"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)

@@ -42,6 +42,7 @@ def add_everything(folder):
         "model,variant,device,mode,precision,rounds,images_per_s,ms_per_step,latency_ms_fused_b1,"
         "latency_ms_fused_b256,date,commit\n"
         "base,Lr,Some card,usual,tf32,5,5000,6.5,9,9,2020-02-02,0123abcd\n"
+        "base,Lr,Some card,fast,fp32,5,10000,3,9,9,2020-02-02,0123abcd\n"
         "base,Lr,Some card,fast,tf32,5,20000,2.5,0.25,4.125,2020-02-02,0123abcd\n"
     )
     return other["run_id"]
@@ -106,7 +107,7 @@ def test_second_table_holds_seeds_macs_and_speed(tables):
 
 def test_what_a_run_costs(tables):
     lines = tables[1]["costs.md"].decode().splitlines()
-    assert "| Network | Some card: seconds an epoch | 250 epochs |" in lines
+    assert "| Network | Some card: seconds an epoch | Some card: 250 epochs |" in lines
     assert "| Base-Lr | 2.5 | 10 min |" in lines and "| Base-e | - | - |" in lines
 
 

@@ -123,7 +123,9 @@ def test_until_an_epoch_was_timed_it_is_estimated_from_a_benchmark(tmp_path, mon
         "base,Lr,A (2 threads),fast,fp32,2000\n"
         "base,Lr,A (2 threads),usual,fp32,1\n"
         "base,Lr,B (2 threads),fast,fp32,4000\n"
-        "base,Lr,GPU,fast,fp32,50000\n"
+        "base,Lr,GPU,fast,tf32,50000\n"
+        "base,Lr,GPU,fast,fp32,40000\n"
+        "base,Lr,GPU,fast,bf16,90000\n"
     )
     base = ["dataset=cifar10"]
     known = {
