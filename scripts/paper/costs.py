@@ -43,7 +43,11 @@ def costs_grid(folder: Path, epochs: int) -> Grid:
         for device in devices:
             epoch = seconds.get((device, model, variant))
             run = None if epoch is None else in_words(epochs * epoch)
-            cells += [NOTHING] * 2 if run is None else [f"{epoch:.3g}", run]
+            cells += (
+                [NOTHING] * 2
+                if run is None
+                else [f"{epoch:.3g}" if epoch < 100 else f"{epoch:.0f}", run]
+            )
         body.append(cells)
     header = ["Network"]
     for device in devices:
