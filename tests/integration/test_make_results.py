@@ -11,6 +11,7 @@ import pytest
 from matplotlib.text import Text
 
 from configs.experiments import Cell
+from scripts.paper.costs import costs_grid
 from scripts.paper.figures import all_figures, curve_figures
 from scripts.paper.figures.base import DOUBLE, SINGLE, STYLE
 from scripts.paper.printed import paper_rows
@@ -42,7 +43,6 @@ def add_everything(folder):
         "model,variant,device,mode,precision,rounds,images_per_s,ms_per_step,latency_ms_fused_b1,"
         "latency_ms_fused_b256,date,commit\n"
         "base,Lr,Some card,usual,tf32,5,5000,6.5,9,9,2020-02-02,0123abcd\n"
-        "base,Lr,Some card,fast,fp32,5,10000,3,9,9,2020-02-02,0123abcd\n"
         "base,Lr,Some card,fast,tf32,5,20000,2.5,0.25,4.125,2020-02-02,0123abcd\n"
     )
     return other["run_id"]
@@ -109,6 +109,17 @@ def test_what_a_run_costs(tables):
     lines = tables[1]["costs.md"].decode().splitlines()
     assert "| Network | Some card: seconds an epoch | Some card: 250 epochs |" in lines
     assert "| Base-Lr | 2.5 | 10 min |" in lines and "| Base-e | - | - |" in lines
+
+
+def test_a_run_costs_what_it_does_in_the_precision_of_the_tables(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "card.csv").write_text(
+        "model,variant,device,mode,precision,rounds,images_per_s\n"
+        "base,Lr,Card,fast,tf32,5,20000\nbase,Lr,Card,fast,fp32,5,10000\n"
+        "base,Lr,Card,fast,bf16,5,90000\n"
+    )
+    (row,) = (row for row in costs_grid(tmp_path, 250).body if row[0] == "Base-Lr")
+    assert row == ["Base-Lr", "2.5", "10 min"]
 
 
 def test_table_2_is_laid_out_by_alpha(tables):
