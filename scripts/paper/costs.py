@@ -42,12 +42,11 @@ def costs_grid(folder: Path, epochs: int) -> Grid:
         cells = [f"{MODELS[model]}-{variant}"]
         for device in devices:
             epoch = seconds.get((device, model, variant))
-            run = None if epoch is None else in_words(epochs * epoch)
-            cells += (
-                [NOTHING] * 2
-                if run is None
-                else [f"{epoch:.3g}" if epoch < 100 else f"{epoch:.0f}", run]
-            )
+            if epoch is None:
+                cells += [NOTHING, NOTHING]
+            else:
+                digits = ".3g" if epoch < 100 else ".0f"
+                cells += [f"{epoch:{digits}}", in_words(epochs * epoch)]
         body.append(cells)
     header = ["Network"]
     for device in devices:
