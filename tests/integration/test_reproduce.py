@@ -255,7 +255,7 @@ def test_calls_of_limited_time_finish_the_work(command, tmp_path):
     measure = small_run(variant="r", epochs=10)
     assert command([measure]).code == 0
     seconds = median(record(tmp_path, measure)["timing"]["seconds_per_epoch"])
-    run = small_run(epochs=round(25 / seconds))  # longer than a call may take, shorter than ten
+    run = small_run(epochs=round(40 / seconds))  # longer than a call may take, shorter than ten
     codes = []
     while not codes or codes[-1] == 75:
         assert len(codes) < 10

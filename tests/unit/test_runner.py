@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -105,10 +104,10 @@ def test_a_slot_tells_its_process_where_it_is(job, run):
 def test_out_of_time_stops_what_runs_and_starts_nothing_new(job, run):
     jobs = [job("long", "echo $1; exec sleep 60"), job("next", "true")]
     began = time.monotonic()
-    results = run(jobs, deadline=began + 0.6, overtime=0.5)
+    results = run(jobs, deadline=began + 2, overtime=0.5)
     assert time.monotonic() - began < 20
     assert set(outcomes(results).values()) == {"out of time"}
-    assert last_line(jobs[0].log) == "1" and not jobs[1].log.exists()
+    assert last_line(jobs[0].log) in ("1", "2") and not jobs[1].log.exists()
     assert not last_failed(jobs[0].log)
 
 
@@ -123,23 +122,16 @@ def test_a_silent_process_is_not_given_its_predecessors_words(job, run):
     assert "an old message" in silent.log.read_text()
 
 
-def signalled(*after: float) -> None:
-    """Send SIGTERM to this process so many seconds from now."""
-    for seconds in after:
-        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
-
-
 def test_a_signal_is_passed_on_and_ends_the_work(job, run):
-    jobs = [job("a", "trap 'echo kept; exit 130' TERM; sleep 60 & wait"), job("b", "true")]
-    signalled(0.4)
+    script = "trap 'echo kept; exit 130' TERM; kill -TERM $PPID; sleep 60 & wait"
+    jobs = [job("a", script), job("b", "true")]
     assert set(outcomes(run(jobs)).values()) == {"interrupted"}
     assert last_line(jobs[0].log) == "kept"
 
 
 def test_a_second_signal_kills(job, run):
-    signalled(0.4, 0.9)
     began = time.monotonic()
-    stubborn = job("a", "trap '' TERM; while :; do sleep 1; done")
+    stubborn = job("a", "trap '' TERM; while :; do kill -TERM $PPID; sleep 1; done")
     assert outcomes(run([stubborn])) == {"a": "interrupted"}
     assert time.monotonic() - began < 20
 
