@@ -48,10 +48,11 @@ def main() -> int:
         with atomic_write(args.results_dir / "studies.md") as file:
             file.write(page(found).encode())
         lines, table = run_lines(found), args.results_dir / "studies.csv"
-        table.unlink(missing_ok=True)
         if lines:
             with atomic_write(table) as file:
                 file.write(lines_csv(lines).encode())
+        else:
+            table.unlink(missing_ok=True)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE

@@ -164,6 +164,8 @@ class TensorBoard:
     def _add_images(self, epoch: int, model: nn.Module) -> None:
         arrays = filter_artifacts(model)
         primary = arrays["filters"][: arrays["primary"][0]].astype("float32")
+        if not np.isfinite(primary).all():
+            return  # training stops at the next loss, which will say so
         low, high = primary.min(), primary.max()
         primary = (primary - low) / max(high - low, 1e-12)
         primary = np.pad(primary, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=1)  # a grid

@@ -6,7 +6,10 @@ import pytest
 
 from configs import compose, identify, run_id
 from configs.experiments import Cell, Run
+from linearconv.engine.seeding import seeded
 from linearconv.errors import UserError
+from linearconv.layer import LinearConv2d
+from models import Variant, build_model
 from scripts import make_studies
 from scripts.paper import studies
 from scripts.paper.studies import SETTING, outcomes, outcomes_grid, read_studies
@@ -74,6 +77,23 @@ def test_the_commands_train_runs_that_count(study):
         trained = identify(compose([*fixed, f"variant={variant}", "seed=1"]))
         made = record(variant, 80.0, seed=1, overrides=tuple(study.overrides))
         assert trained == made["science"] != record(variant, 80.0, seed=1)["science"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "stated"), [("L", "{:.1f} to {:.1f}"), ("LRr", "{:.0f} to {:.0f}")]
+)
+def test_the_filters_at_the_start_are_as_the_question_says(variant, stated):
+    identity = identify(compose([*SETTING, f"variant={variant}"]))
+    ratios = []
+    for seed in range(3):
+        with seeded("init", seed):
+            shape = {"in_channels": 3, "classes": 10}
+            model = build_model("base", Variant.from_identity(identity["variant"]), **shape)
+        for layer in model.modules():
+            if isinstance(layer, LinearConv2d):
+                weight, primary = layer.weight.detach(), layer.primary.shape[0]
+                ratios.append(float(weight[:primary].std() / weight[primary:].std()))
+    assert f"Base-{variant} {stated.format(min(ratios), max(ratios))} times" in STUDY.question
 
 
 def test_the_page_names_what_is_missing(tmp_path, monkeypatch, capsys):
