@@ -1,7 +1,7 @@
 """Write a run's network to a file for other programs, and check the file.
 
     python scripts/export.py cifar10-base-Lr-short-s2-5e582159 --format onnx
-    python scripts/export.py cifar10-base-Lr-short-s2-5e582159 --format onnx --int8
+    python scripts/export.py cifar10-base-Lr-short-s2-5e582159 --format onnx --int8 --overwrite
     python scripts/export.py cifar10-base-Lr-short-s2-5e582159 --format safetensors --form factored
 
 The weights are those that eval.py evaluates: a checkpoint or, without any, the published ones. With
