@@ -42,6 +42,11 @@ class _Pixels:
         """Address of the zero pixel."""
         return len(self.values) - 1
 
+    @property
+    def address_dtype(self) -> torch.dtype:
+        """Of addresses, which reach twice the zero pixel's beyond a corner of an image."""
+        return torch.int32 if 2 * self.padding <= torch.iinfo(torch.int32).max else torch.int64
+
 
 class ResidentBatches(Batches):
     """Batches gathered from the device's memory; see `Batches`.
@@ -63,7 +68,7 @@ class ResidentBatches(Batches):
         self._range = torch.arange(self.batch_size, device=device)
         # Read by `next`: the epoch's addresses, and the number of samples taken so far.
         self._addresses = torch.zeros(
-            self.train_size, 2 * SIZE + 1, dtype=torch.int32, device=device
+            self.train_size, 2 * SIZE + 1, dtype=self._train.address_dtype, device=device
         )
         self._taken = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -100,7 +105,7 @@ class ResidentBatches(Batches):
             yield self._gather(pixels, addresses)
 
     def _addresses_of(self, pixels: _Pixels, plan: EpochPlan, padding: int) -> Tensor:
-        """32 row addresses, 32 column addresses and index of each sample -> (N, 65) int32.
+        """32 row addresses, 32 column addresses and index of each sample -> (N, 65).
 
         The address of a pixel is that of its row plus that of its column; outside the image the
         sum is `pixels.padding` or more.
@@ -114,7 +119,7 @@ class ResidentBatches(Batches):
         inside = [(place >= 0) & (place < size) for place in (row, column)]
         row = torch.where(inside[0], (order * size + row) * size, pixels.padding)
         column = torch.where(inside[1], column, pixels.padding)
-        return torch.cat([row, column, order], dim=1).to(torch.int32)
+        return torch.cat([row, column, order], dim=1).to(pixels.address_dtype)
 
     def _gather(self, pixels: _Pixels, addresses: Tensor) -> tuple[Tensor, Tensor]:
         """Addresses (B, 65) -> images (B, C, 32, 32) in channels_last, labels (B,)."""

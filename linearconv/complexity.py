@@ -131,13 +131,16 @@ def _leaf_calls(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Cal
     calls: list[Call] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls.append((name, module, inputs[0], output))
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+            first, *_ = (*args, *kwargs.values())
+            calls.append((name, module, first, output))
 
         return hook
 
     leaves = [(n, m) for n, m in model.named_modules() if not any(m.children())]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    handles = [
+        module.register_forward_hook(watch(name), with_kwargs=True) for name, module in leaves
+    ]
     example = next(model.parameters())
     try:
         with torch.no_grad(), _evaluating(model):
@@ -211,15 +214,19 @@ def _module_operations(module: nn.Module, input: Tensor, output: Tensor) -> int:
     if isinstance(module, nn.ReLU):
         return input.numel()
     if isinstance(module, nn.MaxPool2d):
-        return module.kernel_size * output.numel()
+        return _as_thop(module.kernel_size) * output.numel()
     if isinstance(module, nn.AvgPool2d):
-        size = module.kernel_size
-        return ((math.prod(size) if isinstance(size, tuple) else size) + 1) * output.numel()
+        return (_as_thop(module.kernel_size) + 1) * output.numel()
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return (math.prod(input.shape[-2:]) + 1) * output.numel()
     if isinstance(module, nn.Linear):
         return (2 * module.in_features - 1) * output.numel()
     return 0
+
+
+def _as_thop(size: int | tuple[int, int]) -> int:
+    """The size of a pooling window: thop takes that of a square one, an int, for the whole."""
+    return math.prod(size) if isinstance(size, tuple) else size
 
 
 def _combination_operations(layer: LinearConv2d, channels: int, rank: int | None) -> int:

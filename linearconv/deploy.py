@@ -124,12 +124,13 @@ def _inputs_of_layers(model: nn.Module, inputs: tuple[Any, ...]) -> dict[nn.Modu
     """The input of each LinearConv2d in one forward pass, of its first call."""
     found: dict[nn.Module, Tensor] = {}
 
-    def keep(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def keep(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         if layer not in found:
-            found[layer] = given[0].clone()  # an activation in place may overwrite it
+            (given,) = (*args, *kwargs.values())
+            found[layer] = given.clone()  # an activation in place may overwrite it
 
     layers = named_modules_of(model, LinearConv2d)
-    handles = [layer.register_forward_pre_hook(keep) for layer in layers]
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:
         model(*inputs)
     finally:

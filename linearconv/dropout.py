@@ -38,7 +38,8 @@ class CounterDropout(nn.Module):
     """Dropout by a counter-based hash; `seed_dropout` sets the key of each layer of a model.
 
     In training each element is zeroed with probability `p` and the others are divided by 1 - p;
-    in evaluation the input is returned unchanged.
+    in evaluation the input is returned unchanged. Do not put it under `torch.utils.checkpoint`:
+    the forward pass that it repeats would draw the next step's mask.
 
     Args:
         p: probability of zeroing an element, in [0, 1).

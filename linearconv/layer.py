@@ -356,13 +356,17 @@ class LinearConv2d(nn.Conv2d):
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether a tensor (N, C, H, W) is stored in channels_last order."""
+    """Whether a tensor (N, C, H, W) is stored in channels_last order, and only in that.
+
+    If one of its dimensions makes both orders the same (C = 1, or H = W = 1), it is row-major.
+    """
     # torch.fx traces with proxies, which are not Tensors, and vmap's tensors do not know.
     return (
         isinstance(tensor, Tensor)
         and not torch._C._are_functorch_transforms_active()
         and tensor.dim() == 4
         and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
     )
 
 

@@ -19,7 +19,7 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.options import add_strict, exit_code, read_and_name
-from scripts.paper.results import RESULTS, Records
+from scripts.paper.results import RESULTS
 from scripts.paper.studies import (
     SEEDS,
     SETTING,
@@ -40,10 +40,8 @@ def main() -> int:
     add_strict(parser)
     args = parser.parse_args()
     try:
-        records = read_and_name(args.results_dir)
-        if (args.results_dir / "studies" / "runs").is_dir():
-            more = read_and_name(args.results_dir / "studies")
-            records = Records(records.usable + more.usable, records.damaged + more.damaged)
+        more = args.results_dir / "studies"
+        records = read_and_name(args.results_dir, *[more] * (more / "runs").is_dir())
         found = outcomes(read_studies(), records.usable)
         with atomic_write(args.results_dir / "studies.md") as file:
             file.write(page(found).encode())

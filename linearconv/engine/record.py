@@ -42,13 +42,31 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def network_counts(
+    model: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int
+) -> dict[str, Any]:
+    """Parameters, multiply-adds and the paper's FLOPs of a network, as its record has them.
+
+    Args:
+        model: any module.
+        input_shape: (C, H, W) of one image.
+        batch_size: images per training batch, which share one generation of the weights.
+    """
+    macs = count_macs_by_phase(model, input_shape, batch_size=batch_size)
+    return {
+        "params": count_parameters(model),
+        "macs_train": macs["train"],
+        "macs_inference": macs["inference"],
+        "flops_paper_convention": paper_flops(model, input_shape),
+    }
+
+
 def build_record(
     run_id: str,
     identity: dict[str, Any],
     training: Training,
     *,
-    input_shape: tuple[int, int, int],
-    batch_size: int,
+    counts: dict[str, Any],
     images_per_epoch: int,
 ) -> dict[str, Any]:
     """The record of a finished run.
@@ -61,27 +79,21 @@ def build_record(
         run_id: the run's name.
         identity: what the run computes, as a plain dict; the record's `science`.
         training: finished.
-        input_shape: (C, H, W) of one image.
-        batch_size: images per training batch, which share one generation of the weights.
+        counts: see `network_counts`.
         images_per_epoch: training images per epoch, for the throughput.
 
     Returns:
         Accuracies in percent; `best_epoch` and the curve's epochs count from 1; MACs and FLOPs
         are for one image, training MACs for its forward pass; seconds include evaluation.
     """
-    model = training.model
-    macs = count_macs_by_phase(model, input_shape, batch_size=batch_size)
     return {
         "schema": SCHEMA,
         "run_id": run_id,
         "science": identity,
         **_accuracies(training),
         "curve": training.curve,
-        "params": count_parameters(model),
-        "macs_train": macs["train"],
-        "macs_inference": macs["inference"],
-        "flops_paper_convention": paper_flops(model, input_shape),
-        "final_weights_sha256": weights_sha256(model),
+        **counts,
+        "final_weights_sha256": weights_sha256(training.model),
         "provenance": training.starts,
         "timing": _timing(training.seconds, images_per_epoch),
     }

@@ -163,6 +163,8 @@ class TensorBoard:
 
     def _add_images(self, epoch: int, model: nn.Module) -> None:
         arrays = filter_artifacts(model)
+        if not len(arrays["layers"]):
+            return
         primary = arrays["filters"][: arrays["primary"][0]].astype("float32")
         if not np.isfinite(primary).all():
             return  # training stops at the next loss, which will say so

@@ -24,7 +24,13 @@ from linearconv.engine.files import delete_partial
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
-from linearconv.engine.record import build_record, file_digests, read_record, write_record
+from linearconv.engine.record import (
+    build_record,
+    file_digests,
+    network_counts,
+    read_record,
+    write_record,
+)
 from linearconv.engine.reporting import TensorBoard, console, log_hyperparameters
 from linearconv.engine.weights import MAX_PARAMETERS, weights_path, write_weights
 from linearconv.errors import UserError
@@ -184,6 +190,10 @@ def execute(
         for path in (paths.record, paths.artifacts, paths.weights):
             delete_partial(path)
         training = Training(spec.model(), spec.settings, spec.speed)
+        # Before training, so that a network that cannot be counted costs no run.
+        counts = network_counts(
+            training.model, spec.input_shape, batch_size=spec.identity["recipe"]["batch_size"]
+        )
         checkpoints = _open_checkpoints(paths, training, restart, again=finished is not None)
         observers = [
             console(),
@@ -205,20 +215,21 @@ def execute(
                     observer.close()
         if not done:
             return None
-        record = _publish(spec, training, checkpoints)
+        record = _publish(spec, training, checkpoints, counts)
         log_hyperparameters(paths.log, spec.identity, record)
         return record
 
 
-def _publish(spec: RunSpec, training: Training, checkpoints: Checkpoints) -> dict[str, Any]:
+def _publish(
+    spec: RunSpec, training: Training, checkpoints: Checkpoints, counts: dict[str, Any]
+) -> dict[str, Any]:
     """Write the results of a finished run, the record last; returns the record."""
     paths, model = spec.paths, training.model
     record = build_record(
         paths.run_id,
         spec.identity,
         training,
-        input_shape=spec.input_shape,
-        batch_size=spec.identity["recipe"]["batch_size"],
+        counts=counts,
         images_per_epoch=spec.batches.train_size,
     )
     published = _published_weights(spec, training, checkpoints)

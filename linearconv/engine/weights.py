@@ -41,7 +41,7 @@ def write_weights(path: Path, checkpoints: Mapping[str, dict[str, Any]]) -> None
             `model`, the network's state dict; other entries are not written.
     """
     tensors = {
-        f"{name}/{key}": tensor.detach().cpu().contiguous()
+        f"{name}/{key}": tensor.detach().cpu().contiguous().clone()  # tied weights share storage
         for name, checkpoint in checkpoints.items()
         for key, tensor in checkpoint["model"].items()
     }

@@ -119,7 +119,8 @@ def read_torch_export(path: Path) -> tuple[Logits, About]:
 
 def safetensors_content(network: nn.Module, example: Tensor, about: About) -> bytes:
     """The network's state dict."""
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    state = network.state_dict()
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # as for tied
     return to_safetensors(tensors, {KEY: json.dumps(about)})
 
 

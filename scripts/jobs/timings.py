@@ -111,15 +111,18 @@ def benchmarked(device: str, runtime: str) -> dict[str, dict[tuple[str, str], fl
     Returns:
         By the device that was measured, this one first, and (model, variant).
     """
+    files = sorted(BENCHMARKS.glob("*.csv"))
+    if not files:
+        return {}
+    frame = pd.concat(map(pd.read_csv, files))
+    rows = frame[(frame["mode"] == runtime) & frame["precision"].isin(["fp32", "tf32"])]
+    # A newer row replaces an older one, and one in tf32, the default, one in fp32.
+    rows = rows.sort_values(["precision", "date"], na_position="first")
     found: dict[str, dict[tuple[str, str], float]] = {}
-    for path in sorted(BENCHMARKS.glob("*.csv")):
-        frame = pd.read_csv(path)
-        rows = frame[(frame["mode"] == runtime) & frame["precision"].isin(["fp32", "tf32"])]
-        rows = rows.sort_values("precision")  # tf32, the default, replaces fp32
-        for name, speeds in rows.groupby("device"):
-            if name == device or (_is_cpu(name) and _is_cpu(device)):
-                networks = zip(speeds["model"], speeds["variant"], strict=True)
-                found[name] = dict(zip(networks, speeds["images_per_s"], strict=True))
+    for name, speeds in rows.groupby("device"):
+        if name == device or (_is_cpu(name) and _is_cpu(device)):
+            networks = zip(speeds["model"], speeds["variant"], strict=True)
+            found[name] = dict(zip(networks, speeds["images_per_s"], strict=True))
     return dict(sorted(found.items(), key=lambda each: each[0] != device))
 
 

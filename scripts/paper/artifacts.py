@@ -40,14 +40,16 @@ class Filters:
 
 
 def read_filters(folder: Path, run_id: str) -> Filters | None:
-    """The filters of a run; None if it left no arrays.
+    """The filters of a run; None if it left none.
 
     Raises:
         UserError: a damaged file.
     """
 
-    def filters(arrays: Mapping[str, np.ndarray]) -> Filters:
+    def filters(arrays: Mapping[str, np.ndarray]) -> Filters | None:
         layers = arrays["layers"].tolist()
+        if not layers:
+            return None
         numbers = range(len(layers))
         return Filters(
             run_id=run_id,

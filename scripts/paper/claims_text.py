@@ -17,9 +17,9 @@ RULES = (
     "Accuracies are compared as differences of means over seeds, in points, with Welch's 95 % "
     f"interval; n is the number of seeds on each side. With fewer than {ENOUGH} on a side nothing "
     "is decided. Equivalence is supported if two one-sided tests at 5 % say so, that is, if the "
-    "90 % interval is within the margin, or if the accuracy is better by more than the margin; it is contradicted if the "
-    "95 % interval is below the margin. A claim about several cells is contradicted if one of them "
-    "contradicts it; only the alphas are corrected for their number.",
+    "90 % interval is within the margin, or if the accuracy is better by more than the margin; it "
+    "is contradicted if the 95 % interval is below the margin. A claim about several cells is "
+    "contradicted if one of them contradicts it; only the alphas are corrected for their number.",
     "Judged on the last epoch, which needs no selection, and on the best one, the paper's "
     "protocol, which favours variants whose accuracy fluctuates.",
 )

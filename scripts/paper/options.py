@@ -28,13 +28,13 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_and_name(folder: Path) -> Records:
-    """The records of a folder; on stderr which are damaged and left out, or have no digest.
+def read_and_name(*folders: Path) -> Records:
+    """The records of the folders; on stderr which are damaged and left out, or have no digest.
 
     Raises:
         UserError: no such folder.
     """
-    records = read_records(folder)
+    records = read_records(*folders)
     for note in records.notes:
         print(note, file=sys.stderr)
     return records

@@ -75,20 +75,21 @@ class Section:
 def read_sections(
     folder: Path, records: list[Record], metric: str, benchmarks: Benchmarks
 ) -> tuple[list[Section], list[Record]]:
-    """A section for each recipe that has runs, and the records that fill no cell.
+    """A section for each recipe that has runs, and the records that fill no cell of any recipe.
 
     The paper's recipe always has a section: the first one, or the last one if it has no runs.
     """
-    sections = []
+    sections, unused = [], {record["run_id"]: record for record in records}
     for recipe in recipes():
         results = Results(folder, recipe, records)
-        records = results.unused  # a record belongs to at most one recipe
+        left = {record["run_id"] for record in results.unused}
+        unused = {run_id: record for run_id, record in unused.items() if run_id in left}
         if results.cells() or recipe == "paper":
             found = tables(results, metric, benchmarks)
             sections.append(
                 Section(recipe, results, found, all_figures(results, metric), judged(results))
             )
-    return sorted(sections, key=lambda section: not section.runs), records
+    return sorted(sections, key=lambda section: not section.runs), list(unused.values())
 
 
 def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -> str:

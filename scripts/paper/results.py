@@ -72,17 +72,20 @@ class Records:
         ]
 
 
-def read_records(folder: Path) -> Records:
-    """All records of `folder/runs`; damaged ones are named and left out.
+def read_records(*folders: Path) -> Records:
+    """All records of `runs` in the folders; damaged ones are named and left out.
+
+    A run counts once: a second record of it is named and left out, too.
 
     Raises:
         UserError: no such folder.
     """
-    if not (folder / "runs").is_dir():
-        raise UserError(f"no records: {folder / 'runs'} not found")
+    for folder in folders:
+        if not (folder / "runs").is_dir():
+            raise UserError(f"no records: {folder / 'runs'} not found")
     records: dict[str, Record] = {}
     damaged = []
-    for path in sorted((folder / "runs").glob("*.json")):
+    for path in (path for folder in folders for path in sorted((folder / "runs").glob("*.json"))):
         try:
             record = read_checked(path)
         except UserError as error:
@@ -168,10 +171,10 @@ def load_runs(folder: Path | None = None) -> pd.DataFrame:
     """
     trials = RESULTS / TRIALS_DIR.name
     folders = [RESULTS, *[trials] * trials.exists()] if folder is None else [folder]
-    found = [read_records(each) for each in folders]
-    for message in (message for records in found for message in records.damaged):
+    found = read_records(*folders)
+    for message in found.damaged:
         warnings.warn(message, stacklevel=2)
-    return runs_frame(record for records in found for record in records.usable)
+    return runs_frame(found.usable)
 
 
 def runs_frame(records: Iterable[Record]) -> pd.DataFrame:

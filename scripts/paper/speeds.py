@@ -84,7 +84,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
-    """A column of `folder/benchmarks/*.csv`; of several rows of the same kind the last one counts.
+    """A column of `folder/benchmarks/*.csv`; of several rows of the same kind the newest counts.
 
     Args:
         folder: the results.
@@ -100,6 +100,8 @@ def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
     if not known:
         return pd.DataFrame(columns=[*columns, "rounds", "value"])
     rows = pd.concat(known, ignore_index=True)
+    if "date" in rows:
+        rows = rows.sort_values("date", kind="stable", na_position="first")
     rows = rows[rows["mode"] == mode].drop_duplicates(columns, keep="last")
     rows = rows.assign(value=pd.to_numeric(rows[column], errors="coerce"))
     return rows.dropna(subset="value")[[*columns, "rounds", "value"]]

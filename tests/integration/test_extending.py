@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.paper.artifacts import read_filters
 from tests.conftest import REPOSITORY
 
 QUICK = ("recipe.epochs=1", "dataset.limit_train=64")
@@ -67,6 +68,45 @@ def test_a_model_may_have_no_widths_and_then_no_variant_e(checkout, train):
     assert (
         done.returncode == 2 and "no variant=e: its function in narrow.py takes no" in done.stderr
     )
+
+
+AWKWARD = """
+from torch import nn
+from models.registry import register
+
+class Awkward(nn.Module):
+    def __init__(self, conv, in_channels, classes):
+        super().__init__()
+        self.patches = conv(in_channels, 768, 4, stride=4)  # no layer has 512 filters or less
+        self.first = self.second = nn.Linear(768, 768, bias=False)  # tied weights
+        self.pool = nn.MaxPool2d((8, 8))
+        self.classes = nn.Linear(768, classes)
+
+    def forward(self, x):
+        if x.shape[-1] != 32:
+            raise ValueError("images of 32x32 are expected")
+        x = self.pool(input=self.patches(input=x)).flatten(1)
+        return self.classes(self.second(self.first(x).relu()))
+
+@register("awkward")
+def awkward(conv, *, in_channels, classes):
+    return Awkward(conv, in_channels, classes)
+"""
+
+
+def test_a_model_may_be_any_python(checkout, train, digits_root):
+    """Ways to write a network that counting, tracing, the figures' arrays and the weights met."""
+    (checkout / "models/awkward.py").write_text(AWKWARD)
+    yaml = (REPOSITORY / "configs/model/base.yaml").read_text().replace("base", "awkward")
+    (checkout / "configs/model/awkward.yaml").write_text(yaml)
+    train("digits-awkward-Conv", "model=awkward", "variant=Conv")
+    shutil.copy(REPOSITORY / "eval.py", checkout)
+    (record,) = (checkout / "results/trials/runs").glob("*.json")
+    shutil.rmtree(checkout / "checkpoints")  # the published weights are left
+    command = [sys.executable, "eval.py", f"run={record.stem}", f"dataset.root={digits_root}"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_filters(checkout / "results/trials", record.stem) is None
 
 
 def test_a_copied_yaml_that_keeps_its_name_is_refused(checkout):

@@ -1,5 +1,7 @@
 """Batches against torchvision: pad, crop, flip, to float, normalise, bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from configs import dataset_config
 from data import DATA, ReferenceBatches, ResidentBatches, load_dataset
 from data.packed import Dataset, Split
 from data.plan import EpochPlan
+from data.resident import _Pixels
+from data.spec import Normalisation
 from linearconv.engine.fast.tape import tape
 
 CPU = torch.device("cpu")
@@ -163,3 +167,20 @@ def test_plan_is_pinned():
     """The images of all committed records depend on these draws."""
     plan = EpochPlan.draw(0, 0, size=10, offsets=9, flip=True)
     assert {name: getattr(plan, name).int().tolist() for name in PINNED} == PINNED
+
+
+def test_more_pixels_than_32_bits_can_address():
+    """As many images as ImageNet in 32x32 has, in next to no memory: all are one pixel."""
+    spec = replace(dataset_config("cifar10"), channels=1, normalisation=Normalisation([0.5], [0.5]))
+    few = Split(np.zeros((8, 32, 32, 1), np.uint8), np.zeros(8, np.int64))
+    dataset = Dataset(few, few, tuple("0123456789"), "", None)
+    batches = ResidentBatches(
+        dataset, spec, batch_size=4, eval_batch_size=4, seed=0, device=torch.device("cpu")
+    )
+    count = 1_281_167
+    white = torch.full((1, 1), 255, dtype=torch.uint8).expand(count * 32 * 32 + 1, 1)
+    pixels = _Pixels(white, torch.zeros(1, dtype=torch.int64).expand(count))
+    corner = torch.tensor([0, 8])  # crops that reach beyond the first and the last pixel
+    plan = EpochPlan(torch.tensor([0, count - 1]), corner, corner, torch.tensor([False, True]))
+    images, _ = batches._gather(pixels, batches._addresses_of(pixels, plan, padding=4))
+    assert torch.equal(images, torch.ones(2, 1, 32, 32))  # here padding is white, too

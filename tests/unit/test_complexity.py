@@ -129,3 +129,28 @@ def test_all_executions_come_from_one_pass():
         }
         for phase, executions in both.items()
     }
+
+
+def test_a_window_of_two_numbers_counts_as_its_product():
+    def operations(pool: nn.Module) -> int:
+        return paper_flops(nn.Sequential(nn.Conv2d(3, 4, 1), pool), (3, 8, 8))
+
+    convolution = operations(nn.Identity())
+    assert operations(nn.MaxPool2d((2, 4))) == convolution + 8 * 4 * 4 * 2
+    assert operations(nn.AvgPool2d((2, 4))) == convolution + 9 * 4 * 4 * 2
+
+
+def test_layers_called_with_keywords_count():
+    class Keywords(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu = LinearConv2d(3, 8, 3), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(input=self.conv(input=x))
+
+    model = Keywords()
+    plain = nn.Sequential(model.conv, model.relu)
+    assert paper_flops(model, (3, 8, 8)) == paper_flops(plain, (3, 8, 8))
+    counts = [count_macs(each, (3, 8, 8), execution="factored") for each in (model, plain)]
+    assert counts[0] == counts[1] > 0

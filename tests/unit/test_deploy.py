@@ -21,7 +21,7 @@ class Network(nn.Module):
 
     def forward(self, images: torch.Tensor, scale: float) -> torch.Tensor:
         images = self.twice(torch.relu_(self.twice(images)))
-        return self.last(self.grouped(images)) * scale
+        return self.last(input=self.grouped(images)) * scale
 
 
 @pytest.fixture

@@ -26,7 +26,13 @@ from linearconv.engine.fast.speed import Speed
 from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.provenance import portable, provenance
-from linearconv.engine.record import build_record, read_record, weights_sha256, write_record
+from linearconv.engine.record import (
+    build_record,
+    network_counts,
+    read_record,
+    weights_sha256,
+    write_record,
+)
 from linearconv.engine.seeding import derive_seed, generator, seeded
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError
@@ -417,9 +423,8 @@ def test_best_weights_are_those_of_the_first_best_epoch(tmp_path):
 
 
 def toy_record(training: Training) -> dict:
-    return build_record(
-        "toy", {"a": 1}, training, input_shape=(2, 4, 4), batch_size=4, images_per_epoch=95
-    )
+    counts = network_counts(training.model, (2, 4, 4), batch_size=4)
+    return build_record("toy", {"a": 1}, training, counts=counts, images_per_epoch=95)
 
 
 def test_record_holds_what_the_design_names(tmp_path):

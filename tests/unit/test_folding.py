@@ -6,6 +6,7 @@ from torch import nn
 
 from linearconv import LinearConv2d, set_execution
 from linearconv.engine.fast.folding import FoldedNetwork
+from linearconv.engine.fast.speed import AcceleratedModel, Speed
 from models import Variant, build_model
 
 CONV, LRR = Variant(), Variant(linear=True, regularized=True, rank=10)
@@ -100,3 +101,45 @@ def test_leaves_what_it_cannot_fold():
         folded.refresh()
         assert folded.folded == 0
         assert torch.equal(folded(images), model(images))
+
+
+class Whitened(nn.Module):
+    """Divides by a running deviation that it keeps in a buffer, beside its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.register_buffer("variance", torch.ones(4))
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).mean((2, 3))
+        if self.training:
+            self.variance.lerp_(x.detach().var(0), 0.5)
+        return x / (self.variance + 1e-5).sqrt()
+
+
+def test_follows_buffers_that_change_in_training():
+    torch.manual_seed(0)
+    model, images = Whitened(), torch.randn(8, 3, 6, 6)
+    folded = FoldedNetwork(model)
+    assert folded.folded == 1
+    for _ in range(3):
+        model.train()(images)
+        model.eval()
+        folded.refresh()
+        with torch.no_grad():
+            torch.testing.assert_close(folded(images), model(images))
+
+
+def test_a_network_that_cannot_be_traced_is_evaluated_as_it_is(caplog):
+    class Checked(nn.Sequential):
+        def forward(self, x):
+            if x.shape[-1] != 6:
+                raise ValueError("images of 6x6 are expected")
+            return super().forward(x)
+
+    model = Checked(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    accelerated = AcceleratedModel(model, Speed(fold_batch_norms=True))
+    networks = [accelerated.evaluated() for _ in range(2)]
+    assert networks == [model, model] and not model.training
+    assert caplog.text.count("torch.fx cannot trace this network") == 1

@@ -271,6 +271,37 @@ def test_channels_last_is_kept():
         assert module(images).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"in_channels": 6, "kernel_size": 1}, {"in_channels": 1}, {"in_channels": 8, "groups": 8}],
+    ids=["1x1", "one channel", "depthwise"],
+)
+def test_row_major_is_kept_where_filters_are_stored_alike_in_both_formats(arguments):
+    arguments = {"kernel_size": 3, "out_channels": 8} | arguments
+    conv = nn.Conv2d(**arguments)
+    images = torch.randn(2, arguments["in_channels"], 7, 7)
+    for module in (LinearConv2d(**arguments), LinearConv2d.from_conv2d(conv)):
+        assert module.primary.stride() == conv.weight[:4].stride()
+        for execution in EXECUTIONS if conv.groups == 1 else ("generate",):
+            module.execution = execution
+            assert module(images).stride() == conv(images).stride()
+        assert module.fuse()(images).stride() == conv(images).stride()
+
+
+def test_channels_last_is_kept_by_1x1_filters():
+    module = LinearConv2d(6, 8, 1).to(memory_format=torch.channels_last)
+    images = torch.randn(2, 6, 7, 7).to(memory_format=torch.channels_last)
+    for execution in EXECUTIONS:
+        module.execution = execution
+        assert (
+            module(images).stride()
+            == images[:, :1]
+            .expand(2, 8, 7, 7)
+            .contiguous(memory_format=torch.channels_last)
+            .stride()
+        )
+
+
 def test_meta_device(images):
     for execution in EXECUTIONS:
         module = layer(execution=execution, device="meta")

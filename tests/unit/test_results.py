@@ -10,7 +10,9 @@ import pytest
 from configs import compose
 from configs.experiments import TABLES, Cell, cell_runs, table_cells
 from linearconv.errors import UserError
+from scripts.paper import page
 from scripts.paper.comparison import Accuracy
+from scripts.paper.figures.accuracy import accuracy_figure
 from scripts.paper.printed import change, paper_rows
 from scripts.paper.results import Results, load_runs, read_records
 from scripts.paper.speeds import read_benchmarks
@@ -97,6 +99,33 @@ def test_the_same_run_twice_is_named_and_counted_once(tmp_path):
     save_record(tmp_path, copy.deepcopy(record) | {"run_id": "another-name"})
     records = read_records(tmp_path)
     assert len(records.usable) == 1 and "another record of the run" in records.damaged[0]
+
+
+def test_a_run_that_is_in_two_folders_counts_once(tmp_path):
+    (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
+    save_record(tmp_path / "studies", record)
+    records = read_records(tmp_path, tmp_path / "studies")
+    assert len(records.usable) == 1
+    (message,) = records.damaged
+    assert str(tmp_path / "studies/runs") in message and "another record of the run" in message
+
+
+def test_a_point_of_figure_3_has_as_many_seeds_as_its_difference(tmp_path):
+    add_runs(tmp_path, CONV, [(87, 86)])
+    add_runs(tmp_path, LINEAR, [(85, 84), (86, 85), (84, 83)])
+    points = accuracy_figure(Results(tmp_path, "paper"), "best").data
+    (found,) = (p for p in points if (p["model"], p["variant"]) == ("base", "Lr"))
+    assert (found["n"], found["accuracy"], found["std"]) == (1, 85.0, None)
+
+
+def test_a_record_may_fill_cells_of_two_recipes(tmp_path, monkeypatch):
+    """Conv's does, if they differ in the correlation loss alone."""
+    add_runs(tmp_path, CONV, [(87, 86)])
+    monkeypatch.setattr(page, "recipes", lambda: ["paper", "paper"])
+    sections, unused = page.read_sections(
+        tmp_path, read_records(tmp_path).usable, "best", read_benchmarks(tmp_path)
+    )
+    assert [len(section.runs) for section in sections] == [1, 1] and not unused
 
 
 DAMAGES = {

@@ -122,7 +122,7 @@ def test_pooling_before_relu_changes_no_bit(pooling):
     network[0].weight.data[::2] = 1.0
     called: list[str] = []
     for module in network:
-        module.register_forward_hook(lambda m, *_: called.append(type(m).__name__))
+        module.register_forward_pre_hook(lambda m, *_: called.append(type(m).__name__))
     expected = outcomes(network, images)
     with pooling_before_relu(network):
         found = outcomes(network, images)
@@ -132,6 +132,42 @@ def test_pooling_before_relu_changes_no_bit(pooling):
     for mine, theirs, again in zip(found, expected, after, strict=True):
         assert torch.equal(mine, theirs) and torch.equal(again, theirs)
     assert 0 < (expected[0] == 0).sum() < expected[0].numel()
+
+
+class Taps(nn.Module):
+    """Reads what is between the layers of a container, in the way `read`."""
+
+    def __init__(self, read: str):
+        super().__init__()
+        self.features, self.read = chain(kernel_size=2), read
+
+    def forward(self, x):
+        if self.read == "iterated":
+            taps = []
+            for layer in self.features:
+                x = layer(x)
+                taps.append(x.mean())
+            return torch.stack(taps)
+        if self.read == "sliced":
+            return self.features[:2](x).mean()[None]
+        return self.features[2](self.features[1](x)).mean()[None]
+
+
+@pytest.mark.parametrize("read", ["iterated", "sliced", "indexed"])
+def test_layers_that_are_called_one_by_one_keep_their_order(read):
+    torch.manual_seed(0)
+    network, images = Taps(read), torch.randn(2, 3, 8, 8)
+    expected = network(images)
+    with pooling_before_relu(network):
+        assert torch.equal(network(images), expected)
+
+
+def test_a_relu_whose_output_is_kept_stays():
+    network, kept = chain(kernel_size=2), []
+    network[1].register_forward_hook(lambda module, inputs, output: kept.append(output.shape))
+    with pooling_before_relu(network):
+        network(torch.randn(2, 3, 8, 8))
+    assert kept == [(2, 4, 8, 8)]
 
 
 def test_pooling_that_also_returns_indices_stays():

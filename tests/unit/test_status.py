@@ -117,15 +117,21 @@ def test_only_what_was_measured_on_this_device_with_this_runtime_counts():
 def test_until_an_epoch_was_timed_it_is_estimated_from_a_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr(timings_module, "BENCHMARKS", tmp_path)
     benchmarked.cache_clear()
-    (tmp_path / "a.csv").write_text(
-        "model,variant,device,mode,precision,images_per_s\n"
-        "base,Conv,A (2 threads),fast,fp32,1000\n"
-        "base,Lr,A (2 threads),fast,fp32,2000\n"
-        "base,Lr,A (2 threads),usual,fp32,1\n"
-        "base,Lr,B (2 threads),fast,fp32,4000\n"
-        "base,Lr,GPU,fast,tf32,50000\n"
-        "base,Lr,GPU,fast,fp32,40000\n"
-        "base,Lr,GPU,fast,bf16,90000\n"
+    columns = "model,variant,device,mode,precision,date,images_per_s\n"
+    (tmp_path / "a-torch2.11.0.csv").write_text(
+        f"{columns}"
+        "base,Conv,A (2 threads),fast,fp32,,1000\n"
+        "base,Lr,A (2 threads),fast,fp32,2026-02-01,2000\n"
+        "base,Lr,A (2 threads),usual,fp32,,1\n"
+        "base,Lr,B (2 threads),fast,fp32,,4000\n"
+        "base,Lr,GPU,fast,tf32,,50000\n"
+        "base,Lr,GPU,fast,fp32,2026-02-01,40000\n"
+        "base,Lr,GPU,fast,bf16,,90000\n"
+    )
+    (tmp_path / "a-torch2.9.0.csv").write_text(  # an older torch, though its name sorts last
+        f"{columns}"
+        "base,Lr,A (2 threads),fast,fp32,2026-01-01,500\n"
+        "allconv,Lr,A (2 threads),fast,fp32,2026-01-01,100\n"
     )
     base = ["dataset=cifar10"]
     known = {
@@ -141,6 +147,7 @@ def test_until_an_epoch_was_timed_it_is_estimated_from_a_benchmark(tmp_path, mon
     }
     here = Timings("A (2 threads)", "fast")
     assert here.per_epoch(identity("variant=r", *base)) == Epoch(50.0, "A (2 threads)")  # Conv's
+    assert here.per_epoch(identity("model=allconv", *base)) == Epoch(500.0, "A (2 threads)")
     assert here.per_epoch(identity("model=vgg11", *base)) is None
     mine = start(1, 1, device="A (2 threads)", runtime="fast")
     here.add(identity("variant=Lr", *base), [7.0], [mine])

@@ -107,6 +107,9 @@ class FoldedNetwork:
 class _LeafTracer(fx.Tracer):
     """Traces through modules that have children and keeps those without as calls."""
 
+    # Else what is computed from a buffer is computed while tracing, and never again.
+    proxy_buffer_attributes = True
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not any(True for _ in m.children())
 

@@ -10,28 +10,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
+
+from linearconv.engine.fast.rewriting import replaced
 
 
 @contextmanager
 def pooling_before_relu(model: nn.Module) -> Iterator[None]:
-    """Temporarily swap each ReLU with the MaxPool2d that directly follows it."""
-    sequences = [module for module in model.modules() if type(module) is nn.Sequential]
-    original = [sequence._modules for sequence in sequences]
-    for sequence in sequences:
-        sequence._modules = _reordered(sequence._modules)
-    try:
+    """Temporarily swap each ReLU with the MaxPool2d that directly follows it in an nn.Sequential.
+
+    Only in calls of the whole container, which nothing can read in between. A model that iterates
+    over it or indexes it gets the layers in their order.
+    """
+    sequences = [
+        module
+        for module in model.modules()
+        if type(module) is nn.Sequential and "forward" not in vars(module)
+    ]
+    with replaced("forward", _pooled_first, sequences):
         yield
-    finally:
-        for sequence, modules in zip(sequences, original, strict=True):
-            sequence._modules = modules
 
 
-def _reordered(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The modules of an nn.Sequential by name, each pair of ReLU and pooling swapped."""
-    names = list(modules)
-    for i, (first, second) in enumerate(pairwise(list(modules))):
-        relu, pool = modules[first], modules[second]
-        if isinstance(relu, nn.ReLU) and isinstance(pool, nn.MaxPool2d) and not pool.return_indices:
-            names[i], names[i + 1] = second, first
-    return {name: modules[name] for name in names}
+def _pooled_first(sequence: nn.Sequential, input: Tensor) -> Tensor:
+    """nn.Sequential's forward, with each pair of ReLU and pooling swapped."""
+    layers = list(sequence)
+    for i, (relu, pool) in enumerate(pairwise(list(sequence))):
+        if _swappable(relu, pool):
+            layers[i], layers[i + 1] = pool, relu
+    for layer in layers:
+        input = layer(input)
+    return input
+
+
+def _swappable(relu: nn.Module, pool: nn.Module) -> bool:
+    return (
+        type(relu) is nn.ReLU
+        and type(pool) is nn.MaxPool2d
+        and not pool.return_indices
+        and not relu._forward_hooks  # they may keep its output
+    )

@@ -25,6 +25,7 @@ from linearconv.engine.fast.memory import (
 from linearconv.engine.fast.pooling import pooling_before_relu
 from linearconv.engine.fast.small_images import small_image_products
 from linearconv.engine.step import EagerSteps, Steps, TrainBatches, TrainStep
+from linearconv.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -142,14 +143,23 @@ class AcceleratedModel:
     def evaluated(self) -> Callable[[Tensor], Tensor]:
         """The network in evaluation mode with its current weights; valid until they change."""
         self.model.eval()
-        if not self._speed.fold_batch_norms:
+        if not self._speed.fold_batch_norms or self._folded is None:
             return self.model
         self._folded.refresh()
         return self._folded
 
     @cached_property
-    def _folded(self) -> FoldedNetwork:
-        return FoldedNetwork(self.model)
+    def _folded(self) -> FoldedNetwork | None:
+        """None if torch.fx cannot trace the model, whose forward may be any Python."""
+        try:
+            return FoldedNetwork(self.model)
+        except Exception as error:
+            log.warning(
+                "batch norms are not folded in evaluation, since torch.fx cannot trace this "
+                "network: %s",
+                first_line(error),
+            )
+            return None
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -
         "paper_accuracy": round(paper, 1),
         "accuracy": None if ours is None else round(ours, 4),
         "std": None if found.std is None else round(found.std, 4),
-        "n": len(found.runs),
+        "n": found.n,
     }
 
 
