@@ -14,7 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
 
 from linearconv.layer import LinearConv2d, coefficient_count, split_filters
-from linearconv.stand_in import check_plain, conv_arguments, inherit
+from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
 from linearconv.table import aligned
 
 
@@ -172,15 +172,22 @@ def fuse(model: nn.Module) -> nn.Module:
     kept.
 
     Raises:
-        ValueError: a layer is compiled, or its parameters are pruned; the message says what to do.
+        ValueError: a layer is compiled, its parameters are pruned, or it computes something else
+            than LinearConv2d; the message says what to do.
     """
     for layer, found in named_modules_of(model, LinearConv2d).items():
+        for method in ("forward", "_conv_forward"):
+            if is_overridden(layer, method, LinearConv2d):
+                raise ValueError(
+                    f"layer {found[0]!r} has a {method} of its own, which a plain convolution "
+                    "would not have: replace the layer by what it computes first"
+                )
         for name in ("primary", "coefficients", "coefficients1", "coefficients2", "bias"):
             if f"{name}_orig" in layer._parameters or f"{name}_g" in layer._parameters:
                 raise ValueError(
                     f"{name} of layer {found[0]!r} is computed from other parameters, which cannot "
                     f"be copied: first call torch.nn.utils.prune.remove(layer, {name!r}) (or "
-                    f"remove_weight_norm(layer, {name!r}))"
+                    f"remove_weight_norm or remove_spectral_norm(layer, {name!r}))"
                 )
     model = copy.deepcopy(model)
     return replaced(model, {layer: layer.fuse() for layer in named_modules_of(model, LinearConv2d)})

@@ -277,14 +277,17 @@ class LinearConv2d(nn.Conv2d):
         permutation = self.permutation
         return joined if permutation is None else joined.index_select(dim, permutation)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # Whether there is a permutation is part of what is loaded.
-        given = state_dict.get(f"{prefix}primary_outputs")
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        # Whether there is a permutation is part of what is loaded. A dict without the metadata of
+        # `state_dict()` may be of parameters alone: there the absence says nothing.
+        name = f"{prefix}primary_outputs"
+        given = state_dict.get(name)
         if given is not None and self.primary_outputs is None:
             self.primary_outputs = torch.empty_like(given, device=self.primary.device)
-        elif given is None and f"{prefix}primary" in state_dict:
+        whole = local_metadata and any(key.startswith(f"{prefix}primary") for key in state_dict)
+        if given is None and whole:
             self.primary_outputs = None
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:

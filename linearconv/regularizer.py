@@ -58,9 +58,17 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
     Args:
         weight: the filters, any shape (O, ...).
         centered: see `correlation_matrix`.
+
+    Raises:
+        ValueError: the weight has less than two dimensions, as the flat shards of FSDP1.
     """
     if hasattr(weight, "full_tensor"):  # a DTensor, without the import of torch.distributed
         weight = weight.full_tensor()
+    if weight.dim() < 2:
+        raise ValueError(
+            f"filters must have the shape (O, ...), got {tuple(weight.shape)}; under FSDP use "
+            "torch.distributed.fsdp.fully_shard, whose parameters keep their shape"
+        )
     with without_autocast(weight):
         rows = _rows(weight, centered)
         if plain_autograd(rows):

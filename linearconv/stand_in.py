@@ -33,11 +33,16 @@ def check_plain(conv: nn.Module) -> None:
             "parametrize.remove_parametrizations)"
         )
     for method in ("forward", "_conv_forward"):
-        if getattr(kind, method) is not getattr(nn.Conv2d, method) or method in vars(conv):
+        if is_overridden(conv, method, nn.Conv2d):
             raise ValueError(
                 f"{kind.__name__} has a {method} of its own, so its output is not the convolution "
                 "with its weight"
             )
+
+
+def is_overridden(module: nn.Module, method: str, kind: type[nn.Module]) -> bool:
+    """Whether a module, or its class, has another method than a class."""
+    return method in vars(module) or getattr(type(module), method) is not getattr(kind, method)
 
 
 def conv_arguments(conv: nn.Conv2d) -> tuple[Any, ...]:

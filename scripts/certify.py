@@ -90,7 +90,8 @@ def _deterministic() -> tuple[str, str, str, bool]:
             text=True,
         )
         if done.returncode != 0:
-            return name, "captured", done.stderr.strip().splitlines()[-1], False
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            return name, "captured", said[-1], False
         (row,) = json.loads(done.stdout)
         if not row["steps"].startswith("captured"):
             return name, "captured", row["steps"], False

@@ -26,6 +26,7 @@ from linearconv.engine.optimizer import (
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
 from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
+from linearconv.errors import first_line
 from linearconv.regularizer import model_correlation_loss, regularized_filters
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,10 @@ def fit(
         return _fit(training, batches, saves, start, observers, deadline, clock)
     except (KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: of torch, or NonFiniteLoss
         with interrupts_deferred():
-            saves.save_finished()
+            try:
+                saves.save_finished()
+            except RuntimeError as second:  # of a device that has failed, as has the first
+                log.warning("the epochs since the last checkpoint are lost: %s", first_line(second))
         if isinstance(error, NonFiniteLoss):  # to go on would fail again
             raise
         log.info(

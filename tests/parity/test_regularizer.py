@@ -138,3 +138,9 @@ def test_the_closed_gradient_is_that_of_the_formula_and_differentiable(centered)
     (2 * loss(last.weight * 3)).backward()
     expected = torch.func.grad(lambda w: 2 * loss(w * 3))(last.weight.detach())
     torch.testing.assert_close(last.weight.grad, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_flat_filters_are_refused():
+    """As FSDP1 leaves them, whose layers have one flat parameter."""
+    with pytest.raises(ValueError, match="fully_shard"):
+        correlation_loss(torch.randn(64))

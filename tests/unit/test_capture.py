@@ -58,6 +58,15 @@ def test_the_check_leaves_everything_as_it_was(settings):
         assert torch.equal(a, b)
 
 
+def test_a_model_with_torchs_dropout_trains_eagerly():
+    step = toy_step()
+    step.model.insert(0, nn.Dropout(0.5))
+    steps, note = checked_capture(step, ToyBatches(), tape)
+    assert isinstance(steps, EagerSteps) and "CounterDropout" in note
+    step.model[0].p = 0.0
+    assert isinstance(checked_capture(step, ToyBatches(), tape)[0], CapturedSteps)
+
+
 @EACH_OPTIMIZER
 def test_a_fresh_optimizer_is_as_new_after_the_check(settings):
     checked, new = toy_step(settings=settings), toy_step(settings=settings)

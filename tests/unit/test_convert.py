@@ -15,6 +15,7 @@ from linearconv import (
     RegularizedConv2d,
     convert,
     correlation_loss,
+    deploy,
     fuse,
     model_correlation_loss,
 )
@@ -311,6 +312,50 @@ def test_a_converted_model_copies_pickles_and_reloads(images):
     convert(unpermuted)
     model.load_state_dict(unpermuted.state_dict())
     torch.testing.assert_close(model(images), unpermuted(images), rtol=0, atol=0)
+
+
+def permuted() -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3))
+    with torch.no_grad():
+        model[0].weight[:8] *= 1e-3
+    convert(model, warm_start=True)
+    assert model[0].permutation is not None
+    return model
+
+
+def test_loading_parameters_alone_keeps_the_order_of_outputs(images):
+    model = permuted()
+    expected, parameters = model(images), dict(model.named_parameters())
+    assert not model.load_state_dict(parameters, strict=False).unexpected_keys
+    assert torch.equal(model(images), expected)
+    with pytest.raises(RuntimeError, match="primary_outputs"):
+        model.load_state_dict(parameters)
+
+
+def test_a_pruned_layer_loads_another_order_of_outputs(images):
+    model, plain = permuted(), nn.Sequential(LinearConv2d(3, 16, 3))
+    for each in (model, plain):
+        prune.random_unstructured(each[0], "primary", 0.5)
+    model.load_state_dict(plain.state_dict())
+    assert torch.equal(model(images), plain(images))
+
+
+def test_what_computes_something_else_is_not_fused():
+    class Doubled(LinearConv2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    class Padded(LinearConv2d):
+        def _conv_forward(self, input, weight, bias):
+            return super()._conv_forward(input.relu(), weight, bias)
+
+    patched = LinearConv2d(3, 8, 3)
+    patched.forward = lambda input: input
+    for layer, method in (Doubled(3, 8, 3), "forward"), (Padded(3, 8, 3), "_conv_forward"):
+        with pytest.raises(ValueError, match=rf"layer '0' has a {method} of its own"):
+            fuse(nn.Sequential(layer))
+    with pytest.raises(ValueError, match="layer '0' has a forward of its own"):
+        deploy(nn.Sequential(patched), torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.9999])

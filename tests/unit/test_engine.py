@@ -13,6 +13,7 @@ from torch import nn
 
 from linearconv import LinearConv2d, correlation_loss
 from linearconv.engine import checkpoint as checkpoints_module
+from linearconv.engine import loop
 from linearconv.engine.artifacts import (
     correct_artifacts,
     filter_artifacts,
@@ -594,6 +595,28 @@ def test_a_time_limit_writes_what_was_not_yet_written(tmp_path):
     )
     assert not done and 0 < training.epoch < 4
     assert checkpoints.load_last()["epoch"] == training.epoch
+
+
+def test_a_failure_of_the_device_is_raised_though_nothing_can_be_saved_after_it(
+    tmp_path, monkeypatch, caplog
+):
+    training = Training(toy_model(), toy_settings(), Speed(save_every_s=3600.0))
+    original, calls = loop.train_epoch, []
+
+    def fail(*args):
+        raise RuntimeError("CUDA error: second")
+
+    def train_epoch(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            monkeypatch.setattr(loop, "save", fail)
+            raise RuntimeError("CUDA error: first")
+        return original(*args)
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    with pytest.raises(RuntimeError, match="first"):
+        fit(training, ToyBatches(), Checkpoints(tmp_path), header=HEADER, start={})
+    assert "the epochs since the last checkpoint are lost: CUDA error: second" in caplog.text
 
 
 def test_a_full_disk_is_named_when_a_checkpoint_is_written(tmp_path, monkeypatch):

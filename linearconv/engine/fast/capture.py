@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from linearconv.engine.step import EagerSteps, Steps, TrainBatches, TrainStep
 from linearconv.errors import first_line
@@ -172,6 +173,13 @@ def checked_capture(
     Returns:
         The steps, and a note on them for the run's provenance.
     """
+    if any(isinstance(m, _DropoutNd) and m.p > 0 for m in step.model.modules()):
+        # Its generator is no tensor: it cannot be restored, and the trials would not be compared
+        # with the same masks.
+        why = (
+            "eager: torch's dropout is in the model (linearconv.dropout.CounterDropout is captured)"
+        )
+        return EagerSteps(step, batches), why
     kinds = [(size, step.regularizes(i)) for i, size in enumerate(batches.sizes)]
     eager = {kind: _whole_step(step, batches, kind) for kind in dict.fromkeys(kinds)}
     state = TrainingState(step, batches)

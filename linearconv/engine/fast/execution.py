@@ -101,18 +101,23 @@ def _seconds_per_step(
     captured: dict[str, CapturedSteps],
     clock: Callable[[], float],
 ) -> dict[str, float]:
-    """The least seconds of a step in `ROUNDS` timings of up to `STEPS` steps."""
+    """The least seconds of a step in `ROUNDS` timings of up to `STEPS` steps.
+
+    The first step of an epoch, before which its random choices are drawn, is not timed.
+    """
     state = TrainingState(step, batches)
-    count = min(STEPS, len(batches.sizes))
+    count = min(STEPS, len(batches.sizes) - 1)
     seconds: dict[str, list[float]] = {execution: [] for execution in captured}
     for _ in range(ROUNDS):
         for execution, steps in captured.items():
             state.restore()
+            epoch = steps.epoch(0)
+            next(epoch)
             step.sums.tolist()  # waits for the device
             began = clock()
-            for _ in islice(steps.epoch(0), count):
+            for _ in islice(epoch, count):
                 pass
             step.sums.tolist()
-            seconds[execution].append((clock() - began) / count)
+            seconds[execution].append((clock() - began) / max(count, 1))
     state.restore()
     return {execution: min(found) for execution, found in seconds.items()}

@@ -167,11 +167,15 @@ def _deterministic_algorithms() -> Iterator[None]:
     # cuBLAS reads it when it is used first, and torch refuses to go on without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    # By default every new tensor is filled, for programs that read what they have not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 @contextmanager
