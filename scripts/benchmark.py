@@ -23,7 +23,7 @@ from configs.cli import MISTAKE
 from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import precision_flags
 from linearconv.errors import UserError
-from scripts.bench.cases import CASES, random_images
+from scripts.bench.cases import CASES, FastCase, random_images
 from scripts.bench.options import add_options
 from scripts.bench.rows import write
 from scripts.bench.timing import device_limit, profiled
@@ -40,7 +40,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument(
-        "--profile", action="store_true", help="also print the kernels that take most of the time"
+        "--profile",
+        action="store_true",
+        help="also print the kernels of runtime=fast's steps, the longest first",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py; runtime.* for mode fast"
@@ -95,9 +97,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         limit = device_limit(args.precision, device)
         if args.profile:
             for case in cases:
-                title = f"{case.config.variant.name}, {case.mode}, {case.steps} steps"
-                table = profiled(case.epoch, device)
-                print(f"{title} and evaluation", table, sep="\n", file=sys.stderr)
+                if isinstance(case, FastCase):
+                    table = profiled(case.steps_alone, device)
+                    print(case.config.variant.name, table, sep="\n", file=sys.stderr)
         return [case.row(cases, limit) for case in cases]
 
 

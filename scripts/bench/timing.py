@@ -13,6 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 from data import SIZE
 from linearconv.engine.precision import autocast
 
+KERNELS, NAME = 40, 200
+"""How many kernels a profile lists, and how much of their names: cuDNN's end in tile and layout."""
+
 
 def latency_ms(network: nn.Module, images: Tensor, precision: str) -> float:
     """Median milliseconds of a forward pass."""
@@ -40,18 +43,29 @@ def device_limit(precision: str, device: torch.device) -> float:
     return macs / (latency_ms(repeated, images, precision) / 1e3)
 
 
-def profiled(run: Callable[[], object], device: torch.device) -> str:
-    """A table of the kernels (on a CPU: operations) in which a call spends most of its time."""
-    activities = [ProfilerActivity.CPU]
-    key = "self_cpu_time_total"
-    if device.type == "cuda":
-        # A replayed graph shows as its kernels.
-        activities, key = [ProfilerActivity.CUDA], "self_device_time_total"
-    with profile(activities=activities) as profiler:
-        run()
+def profiled(run: Callable[[], int], device: torch.device) -> str:
+    """The kernels (on a CPU: operations) of training steps with their time, the longest first.
+
+    Args:
+        run: takes steps and returns their number.
+        device: what they run on.
+    """
+    # A replayed graph shows as its kernels.
+    cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+        began = time.perf_counter()
+        steps = run()
         synchronise(device)
-    averages = profiler.key_averages()
-    return averages.table(sort_by=key, row_limit=15, max_name_column_width=60)
+        wall = (time.perf_counter() - began) / steps
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    kernels = sorted(profiler.key_averages(), key=lambda kernel: -getattr(kernel, key))
+    count = sum(kernel.count for kernel in kernels) / steps
+    inside = sum(getattr(kernel, key) for kernel in kernels) / steps
+    lines = [f"a step: {count:.0f} kernels, {inside:.0f} us in them of {1e6 * wall:.0f}"]
+    for kernel in kernels[:KERNELS]:
+        us = getattr(kernel, key) / steps
+        lines.append(f"{us:9.1f} us {kernel.count / steps:6.1f}x  {kernel.key[:NAME]}")
+    return "\n".join(lines)
 
 
 def synchronise(device: torch.device) -> None:
