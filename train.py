@@ -20,6 +20,7 @@ import torch
 
 from configs import TrainConfig, identify, run_id, variant_name
 from configs.cli import FAILED, OUT_OF_TIME, Score, Unfinished, run_main
+from configs.compose import PATH_KEYS
 from configs.experiments import results_dir
 from configs.identity import Identity
 from data import DATA, SIZE, Batches, DatasetFile
@@ -39,15 +40,6 @@ from linearconv.errors import UserError, first_line
 from models import Variant, architecture, build_model
 
 DEFAULT_THREADS = torch.get_num_threads()
-PATHS = (
-    "results_dir",
-    "checkpoint_dir",
-    "log_dir",
-    "dataset.root",
-    "dataset.path",
-    "baseline_checkpoint",
-)
-"""Keys whose values are paths, which may be quoted."""
 
 
 def train(config: TrainConfig, overrides: list[str]) -> Score:
@@ -223,7 +215,7 @@ def portable_override(override: str) -> str:
     """`key=value` for the record, with paths made `portable`."""
     key, _, value = override.partition("=")
     unquoted = value.strip("'\"")
-    return f"{key}={portable(unquoted)}" if key in PATHS and unquoted else override
+    return f"{key}={portable(unquoted)}" if key in PATH_KEYS and unquoted else override
 
 
 def initial_model(

@@ -82,6 +82,9 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(MISTAKE)
+    except OSError as error:  # Hydra's own: a job's are in the list
+        print(f"{error.filename} cannot be written to: {error.strerror}", file=sys.stderr)
+        sys.exit(MISTAKE)
     except Unfinished:  # from a sweeper that stops at a failure, which is in the list
         pass
     except KeyboardInterrupt:

@@ -31,6 +31,17 @@ NOISE = re.compile(
 """Lines of error messages that describe Hydra or OmegaConf internals, or suggest adding a key that
 nothing would read."""
 
+PATH_KEYS = (
+    "results_dir",
+    "checkpoint_dir",
+    "log_dir",
+    "checkpoint",
+    "dataset.root",
+    "dataset.path",
+    "baseline_checkpoint",
+)
+"""Keys whose values are paths, which may be quoted."""
+
 CUSTOM = "custom"
 """The dataset whose config is computed from its file."""
 
@@ -131,15 +142,17 @@ def user_errors() -> Iterator[None]:
 
 
 def _lacks_quotes(override: str) -> bool:
-    """Whether a value cannot be read since it is a text, e.g. a path, with = in it."""
-    value = override.partition("=")[2]
-    return "=" in value and not {"'", '"'} & set(value)
+    """Whether a value cannot be read since it is a text with other characters than Hydra reads."""
+    key, _, value = override.partition("=")
+    if {"'", '"'} & set(value):
+        return False
+    return "=" in value or key.lstrip("+~") in PATH_KEYS
 
 
 def _how_to_quote(override: str) -> str:
     key, _, value = override.partition("=")
     return (
-        f"{key}: the value {value} contains =, which only quoted values may; "
+        f"{key}: the value {value} contains characters that only quoted values may; "
         f"""write '{key}="{value}"' (both pairs of quotes)"""
     )
 

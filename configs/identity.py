@@ -42,7 +42,8 @@ def identify(
     Args:
         config: composed and checked.
         digest: what identifies the data in use (`DatasetFile.digest`); None: the published one.
-        baseline: run_id of the trained network that the model starts from, if any.
+        baseline: run_id of the trained network that the model starts from, if any. The hash at its
+            end counts; the words before it may change (`linearconv.engine.run.name_in_use`).
     """
     dataset, variant = config.dataset, config.variant
     uses_alpha = variant.linear or variant.widths == "matched"
@@ -53,8 +54,8 @@ def identify(
             "revision": dataset.revision,
             "digest": digest or dataset.published,
             "classes": dataset.classes,
-            "limit_train": dataset.limit_train,
-            "limit_test": dataset.limit_test,
+            "limit_train": _limit(dataset.limit_train, dataset.train_size),
+            "limit_test": _limit(dataset.limit_test, dataset.test_size),
         },
         "model": {"name": config.model.name, "revision": config.model.revision},
         "variant": {
@@ -74,8 +75,13 @@ def identify(
         },
         "precision": config.precision,
         "seed": config.seed,
-        "baseline": baseline,
+        "baseline": baseline and baseline.rpartition("-")[2],
     }
+
+
+def _limit(images: int | None, size: int) -> int | None:
+    """A limit to some images; None if it is none."""
+    return None if images == size else images
 
 
 def resolved(recipe: dict[str, Any], model: dict[str, Any], *, linear: bool) -> dict[str, Any]:

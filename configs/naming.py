@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from configs.compose import compose_raw, dataset_names
+from configs.compose import compose_raw, dataset_config, dataset_names
 from configs.groups import group_file, group_names
 from configs.identity import Identity, identity_hash, resolved
 from configs.schema import ModelConfig, RecipeConfig, TrainConfig, VariantConfig
@@ -113,13 +113,20 @@ def _unlike(actual: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, A
 
 
 def nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
-    """The preset in configs/recipe with the fewest other values, and those of the run."""
-    found = []
-    for name in sorted(group_names("recipe"), key=lambda name: (name != "paper", name)):
-        unlike = _unlike_recipe(identity, name)
-        found.append((name, unlike))
-        if not unlike:  # most runs have the paper's recipe, and composing a preset is slow
-            break
+    """The preset in configs/recipe with the fewest other values, and those of the run.
+
+    Of several, the paper's or one with the paper's correlation loss: a run without the loss has all
+    that differ in it alone, and must not change its name with each that somebody adds.
+    """
+    unlike = _unlike_recipe(identity, "paper")
+    if not unlike:  # as most runs; composing a preset is slow
+        return "paper", unlike
+    loss = _recipe_preset("paper").get("regularizer")
+    names = sorted(
+        group_names("recipe"),
+        key=lambda name: (name != "paper", _recipe_preset(name).get("regularizer") != loss, name),
+    )
+    found = [(name, _unlike_recipe(identity, name)) for name in names]
     return min(found, key=lambda each: len(each[1]))
 
 
@@ -134,14 +141,16 @@ def _unlike_recipe(identity: Identity, preset_name: str) -> dict[str, Any]:
     if name in group_names("model"):  # records may outlive their model
         model |= group_file("model", name)
     default = asdict(RecipeConfig())
-    recipe = resolved(default | preset["recipe"], model, linear=identity["variant"]["linear"])
+    recipe = resolved(
+        default | preset.get("recipe", {}), model, linear=identity["variant"]["linear"]
+    )
     if dataset in dataset_names():
-        usual = group_file("dataset", dataset)
+        usual = asdict(dataset_config(dataset))
         recipe |= {key: usual[key] for key in ("augmentation", "normalisation")}
     loss = identity["regularizer"]
     return {
         **_unlike(default | identity["recipe"], default | recipe),
-        **(_unlike(loss, preset["regularizer"]) if loss else {}),
+        **(_unlike(loss, preset.get("regularizer", {})) if loss else {}),
     }
 
 

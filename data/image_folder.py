@@ -135,14 +135,19 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder that it is in, is hidden: thumbnails are copies of images."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def class_files(folder: Path) -> Files:
-    """The files of each class, hidden ones left out.
+    """The files of each class, hidden ones and those in hidden folders left out.
 
     Raises:
         UserError: there are fewer than two classes, or one without files.
     """
     files = {
-        path.name: sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        path.name: sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
         for path in _folders(folder)
     }
     _check_classes(folder, files)

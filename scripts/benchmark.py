@@ -83,8 +83,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         for variant in args.variants.split(",")
     }
-    if args.rounds < 1 or args.images < 64:
-        raise UserError("--rounds must be at least 1 and --images at least 64")
+    recipe = next(iter(configs.values())).recipe
+    if args.rounds < 1 or args.images < recipe.batch_size:
+        raise UserError(
+            f"--rounds must be at least 1 and --images at least a batch, {recipe.batch_size}"
+        )
+    if "usual" in modes and recipe.optimizer != "adam":
+        raise UserError(
+            f"the usual loop trains with Adam, got recipe.optimizer={recipe.optimizer}: add "
+            "--modes fast"
+        )
     dataset = random_images(next(iter(configs.values())), args.images)
     with precision_flags(args.precision):
         device_limit(args.precision, device)  # loads the libraries before the first case is timed

@@ -210,7 +210,8 @@ def write_checked(
         Disagreement: it does not; there is no file then.
     """
     with atomic_write(path) as file:
-        file.write(chosen.content(network, images[:2].clone(), about))
+        example = images[[0, -1]]  # two, as torch.export takes a batch of one for a constant
+        file.write(chosen.content(network, example, about))
         file.flush()
         logits, found = chosen.read(Path(file.name))
         if found != about:

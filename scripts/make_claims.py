@@ -42,6 +42,9 @@ def main() -> int:
             for kind, text in (("md", markdown), ("csv", csv_text)):
                 with atomic_write(args.results_dir / f"{name}.{kind}") as file:
                     file.write(text(recipe, found).encode())
+        for recipe in set(recipes()) - set(claims):  # its runs are gone
+            for kind in ("md", "csv"):
+                (args.results_dir / f"claims/{recipe}.{kind}").unlink(missing_ok=True)
         if args.results_dir.resolve() == RESULTS:
             renew_readme(results, claims)
     except (UserError, OSError) as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from configs.cli import MISTAKE
@@ -34,9 +35,11 @@ def main() -> int:
     try:
         records = read_and_name(args.results_dir)
         results = Results(args.results_dir, args.recipe, records.usable)
-        for figure in all_figures(results, args.metric):
+        figures = all_figures(results, args.metric)
+        for figure in figures:
             write(figure, folder)
             print(outcome(figure))
+        delete_old_curves(folder, {figure.name for figure in figures})
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
@@ -65,6 +68,13 @@ def write(figure: Figure, folder: Path) -> None:
             file.write(figure.render(kind))
     with atomic_write(data) as file:
         file.write(lines_csv(figure.data).encode())
+
+
+def delete_old_curves(folder: Path, names: Collection[str]) -> None:
+    """Delete training curves of networks whose runs are gone: there is no figure of them."""
+    for path in [*folder.glob("curves-*"), *folder.glob("data/curves-*")]:
+        if path.stem not in names:
+            path.unlink()
 
 
 if __name__ == "__main__":

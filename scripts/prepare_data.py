@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +36,7 @@ from data.official import DATASETS, pack
 from data.own import describe
 from data.packed import KEYS, packed_path, read_file, read_packed, write_packed
 from linearconv.errors import UserError
+from scripts.jobs.plan import override
 
 SHOWN = 10
 """Classes whose images are counted one by one."""
@@ -53,6 +55,9 @@ def main() -> int:
             print(pack_and_describe(name, Path(args.root), download=not args.offline))
     except UserError as error:
         print(error, file=sys.stderr)
+        return MISTAKE
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}; nothing was packed", file=sys.stderr)
         return MISTAKE
     return 0
 
@@ -135,9 +140,8 @@ def pack_own(args: argparse.Namespace) -> str:
         arrays, notes = read_folder(folder, test_fraction=args.test_fraction)
     else:
         arrays, notes = read_npz(args.from_npz.expanduser()), []
-    spec = write_described(path, arrays, args.name, source=args.from_folder or args.from_npz)
-    spec = replace(spec, augmentation=replace(spec.augmentation, flip=bool(args.flip)))
-    config = write_config(spec)
+    source = args.from_folder or args.from_npz
+    spec, config = write_described(path, arrays, args.name, source=source, flip=bool(args.flip))
     shape = "x".join(map(str, (spec.image_size, spec.image_size, spec.channels)))
     return "\n".join(
         [
@@ -153,9 +157,11 @@ def pack_own(args: argparse.Namespace) -> str:
 
 
 def write_described(
-    path: Path, arrays: Mapping[str, np.ndarray], name: str, *, source: Path
-) -> DatasetSpec:
-    """Pack arrays and describe the file.
+    path: Path, arrays: Mapping[str, np.ndarray], name: str, *, source: Path, flip: bool
+) -> tuple[DatasetSpec, Path]:
+    """Pack arrays and describe the file; returns the description and the path of the config.
+
+    The file gets its name last, so that one that cannot be described is not left behind.
 
     Raises:
         UserError: they cannot be trained on; a file that was there before is left as it was.
@@ -168,8 +174,10 @@ def write_described(
             spec = describe(new, name)
         except UserError as error:
             raise UserError(str(error).replace(str(new), str(source))) from None
+        spec = replace(spec, augmentation=replace(spec.augmentation, flip=flip))
+        config = write_config(spec)
         new.replace(path)
-    return spec
+    return spec, config
 
 
 def class_counts(arrays: Mapping[str, np.ndarray]) -> str:
@@ -198,7 +206,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def _root_override(root: Path) -> str:
     """What train.py must be told to find the folder, if it is not the default."""
     usual = Path(os.environ.get("LINEARCONV_DATA", "datasets"))
-    return "" if root.expanduser().resolve() == usual.resolve() else f" dataset.root={root}"
+    if root.expanduser().resolve() == usual.resolve():
+        return ""
+    return f" {shlex.quote(override('dataset.root', root))}"
 
 
 def pack_and_describe(name: str, root: Path, *, download: bool) -> str:

@@ -26,9 +26,12 @@ from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM, default_int_handler, signal
 
+import torch
+
 from configs import TrainConfig
 from configs.cli import FAILED, INTERRUPTED, MISTAKE, OUT_OF_TIME
 from configs.experiments import TABLES, Run, select_runs
+from linearconv.engine.device import check_cuda
 from linearconv.errors import UserError
 from scripts.jobs.devices import sharing_note, slots
 from scripts.jobs.local import train
@@ -146,8 +149,11 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
         print(summary(planned, results), file=sys.stderr)
         return 0
     cluster = cluster_of(args, config) if args.slurm else None
+    if cluster is None and config.device.startswith("cuda"):
+        check_cuda(torch.device(config.device))
     for plan in missing:
-        if problem := data_problem(plan.run, ROOT / Path(config.dataset.root).expanduser()):
+        root = ROOT / Path(config.dataset.root).expanduser()
+        if problem := data_problem(plan.run, root, config.dataset.path):
             results[plan.name] = Result(Outcome.FAILED, problem)
     missing = [plan for plan in missing if plan.name not in results]
     if cluster is not None:
@@ -171,7 +177,7 @@ def _options(args: argparse.Namespace) -> list[str]:
     found = [] if args.device is None else [override("device", args.device)]
     for option, key in FOLDERS.items():
         path = getattr(args, option.replace("-", "_"))
-        found += [] if path is None else [override(key, path.absolute())]
+        found += [] if path is None else [override(key, path.expanduser().absolute())]
     return found
 
 

@@ -77,6 +77,9 @@ def main() -> int:
     )
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    if not args.results_dir.is_dir():
+        print(f"--results-dir {args.results_dir}: there is no such folder", file=sys.stderr)
+        return MISTAKE
     runs = args.run or published_runs(args.results_dir)
     if not runs:
         print(f"no weights in {args.results_dir}/weights/: nothing to verify")

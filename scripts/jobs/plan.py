@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from configs import TrainConfig, compose, dataset_config, identify, run_id
 from configs.experiments import RESULTS_DIR, Run
 from data import DatasetFile
 from linearconv.engine.checkpoint import Checkpoints
-from linearconv.engine.run import RunPaths
+from linearconv.engine.run import RunPaths, name_in_use
 from linearconv.errors import UserError
 from scripts.jobs.runner import Job
 from scripts.jobs.status import State, Status, run_status, train_log
@@ -38,8 +38,8 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """The run_id."""
-        return self.run.run_id
+        """The run_id, in the words that its files have."""
+        return self.paths.run_id
 
     def status(self) -> Status:
         """Its progress."""
@@ -103,8 +103,11 @@ def plan_runs(
             before = planned[run.baseline.run_id]
             weights = Checkpoints(Path(config.checkpoint_dir, before.name)).best
             overrides += (override("baseline_checkpoint", weights),)
-        folders = (config.results_dir, config.checkpoint_dir, config.log_dir)
-        paths = RunPaths(run.run_id, *(root / folder for folder in folders))
+        results, checkpoints, logs = (
+            root / folder for folder in (config.results_dir, config.checkpoint_dir, config.log_dir)
+        )
+        name = name_in_use(run.run_id, results, checkpoints)
+        paths = RunPaths(name, results, checkpoints, logs)
         planned[run.run_id] = Planned(run, paths, overrides, before)
     return list(planned.values()), config
 
@@ -148,19 +151,20 @@ def time_argument(seconds: float) -> list[str]:
     return [f"max_minutes={max(seconds, 0.001) / 60:.6f}"]
 
 
-def data_problem(run: Run, root: Path) -> str:
+def data_problem(run: Run, root: Path, path: str | None) -> str:
     """Why no run on this run's dataset could fill a cell, or ""; downloads missing data.
 
     Args:
         run: the run.
         root: the folder of packed datasets.
+        path: the packed file (`dataset.path`), if it is not in the folder.
     """
-    return _data_problem(run.cell.dataset, run.identity["dataset"]["digest"], root)
+    return _data_problem(run.cell.dataset, run.identity["dataset"]["digest"], root, path)
 
 
 @cache
-def _data_problem(name: str, expected: str, root: Path) -> str:
-    file = DatasetFile(dataset_config(name), root)
+def _data_problem(name: str, expected: str, root: Path, path: str | None) -> str:
+    file = DatasetFile(replace(dataset_config(name), path=path), root)
     try:
         file.load()
     except UserError as error:

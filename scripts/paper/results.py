@@ -197,7 +197,18 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
             rows.append(_frame_row(record))
         except (KeyError, IndexError, TypeError) as error:
             raise UserError(f"the record {record['run_id']} lacks {error}") from None
-    return pd.DataFrame(rows).astype({"rank": "Int64"} if rows else {})
+    return pd.DataFrame(rows, columns=None if rows else FRAME).astype({"rank": "Int64"})
+
+
+FRAME = (
+    *("run_id", "dataset", "model", "variant", "alpha", "rank", "init", "recipe", "differs"),
+    *("epochs", "batch_size", "optimizer", "lr", "val_fraction", "strength", "every"),
+    *("limit_train", "limit_test", "precision", "seed", "test_acc_best", "test_acc_last"),
+    *("best_epoch", "params", "macs_train_generate", "macs_train_factored"),
+    *("macs_inference_fused", "macs_inference_factored", "flops_paper_convention"),
+    *("seconds", "device", "threads", "torch", "commit", "started"),
+)
+"""The columns of a frame without rows; with validation images there are more."""
 
 
 def _frame_row(record: Record) -> dict[str, Any]:

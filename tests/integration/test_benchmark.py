@@ -141,6 +141,8 @@ def test_mistakes_are_one_message(script):
     for arguments, words in (
         (("--modes", "slow"), "--modes must be from usual, fast"),
         (("--rounds", "0"), "--rounds must be at least 1"),
+        (("--images", "100", "recipe.batch_size=128"), "--images at least a batch, 128"),
+        (("recipe=modern",), "the usual loop trains with Adam"),
         (("runtime.execution=generate", "--write"), "--write takes no overrides, got runtime"),
         (("--model", "lenet"), "lenet"),
     ):

@@ -249,8 +249,12 @@ def test_a_wrong_folder_stops_with_one_message(tmp_path, script, name):
 def test_no_results_at_all(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "figures").mkdir()
-    stale = tmp_path / "figures/figure3-accuracy.svg"
-    stale.touch()
+    for stale in ("figures/figure3-accuracy.svg", "figures/curves-cifar10-base.svg"):
+        (tmp_path / stale).touch()
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims/short.md").touch()
+    assert call("make_claims.py", "--results-dir", tmp_path).returncode == 0
+    assert not list((tmp_path / "claims").iterdir())
     done = call("make_figures.py", "--results-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "not drawn" in line]

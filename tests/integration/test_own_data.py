@@ -104,6 +104,13 @@ def test_unusable_images_replace_nothing(pack, tmp_path):
     assert files[0].read_bytes() != before[0] and files[1].read_bytes() != before[1]
 
 
+def test_nothing_is_packed_that_cannot_be_described(pack, tmp_path):
+    (tmp_path / "configs").write_text("a file, where a folder is needed")
+    packed = pack(*(stripes(i % 2, i) for i in range(6)))
+    assert packed.code == 2 and str(tmp_path / "configs") in packed.err
+    assert not list(tmp_path.glob("*.npz"))
+
+
 def test_only_the_first_of_many_classes_are_counted():
     labels = np.repeat(np.arange(12), 2)
     arrays = {"classes": np.array(list("abcdefghijkl")), "train_labels": labels,

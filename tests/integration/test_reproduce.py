@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 
 from configs.experiments import Run
 from linearconv.engine.checkpoint import Checkpoints
@@ -134,7 +136,7 @@ def test_what_starts_from_a_trained_network(command, tmp_path):
     assert f"baseline_checkpoint={tmp_path}/checkpoints/{baseline.run_id}/best.pt" in dry.out
     outcome = command(runs, "--slots", "2")
     assert outcome.code == 0, outcome.out
-    assert record(tmp_path, basis)["science"]["baseline"] == baseline.run_id
+    assert record(tmp_path, basis)["science"]["baseline"] == baseline.run_id.rpartition("-")[2]
 
     # Only the records came along, as from a clone; then there is no record of Basis either.
     (tmp_path / "checkpoints" / baseline.run_id / "best.pt").unlink()
@@ -151,6 +153,33 @@ def test_data_that_cannot_be_had_fails_its_runs_alone(command, tmp_path, folders
     outcome = command([small_run()], f"--data-root={tmp_path}/data")
     assert outcome.code == 1 and "digits.npz is truncated or damaged" in outcome.out
     assert " started " not in outcome.out
+
+
+def test_a_run_that_has_files_under_another_name_is_the_same(command, tmp_path):
+    run = small_run(epochs=1)
+    assert command([run]).code == 0
+    path = tmp_path / "results/runs" / f"{run.run_id}.json"
+    path.rename(path.with_name(path.name.replace("-Conv-", "-Plain-")))
+    shutil.rmtree(tmp_path / "checkpoints")
+    again = command([run])
+    assert again.code == 0 and " started " not in again.out
+    assert "digits-base-Plain-" in command([run], "--status").out
+
+
+def test_a_dataset_may_lie_elsewhere(command, tmp_path, digits_root):
+    file = tmp_path / "elsewhere.npz"
+    shutil.copy(digits_root / "digits.npz", file)
+    (tmp_path / "empty").mkdir()
+    run = small_run(epochs=1)
+    outcome = command([run], f"dataset.path={file}", f"--data-root={tmp_path}/empty")
+    assert outcome.code == 0, outcome.out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_device_that_is_not_there_is_named_before_anything_starts(command, device):
+    outcome = command([small_run()], f"--device={device}")
+    assert outcome.code == 2 and f"device={device} is not available" in outcome.err
 
 
 def test_runs_that_would_fill_no_cell_are_refused(command):

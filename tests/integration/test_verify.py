@@ -163,6 +163,11 @@ def test_a_file_that_was_changed_is_found(script, cli, results, digits_root, tmp
             assert found.code == 2 and "was changed after it was written" in found.err
 
 
+def test_a_folder_that_is_not_there_is_a_mistake(script, tmp_path):
+    done = script("verify", f"--results-dir={tmp_path}/resluts")
+    assert done.code == 2 and "resluts" in done.err
+
+
 def test_a_folder_without_weights_is_named(script, tmp_path):
     outcome = script("verify", "--results-dir", tmp_path)
     assert outcome.code == 0 and "nothing to verify" in outcome.out

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from configs import compose, identify, run_id
+from configs import compose, identify, naming, run_id
 from configs.identity import identity_hash
 from configs.naming import differences, recipe_name, variant_name
 from linearconv.engine.digests import canonical_json
@@ -242,6 +242,46 @@ def test_a_tie_goes_to_the_paper_and_the_nearest_recipe_is_named():
         "e29",
     ]
     assert "-e12-s0-" in identity("recipe.epochs=12")  # demo has other decays, too
+
+
+def test_a_recipe_that_differs_in_the_loss_alone_names_only_runs_with_the_loss(monkeypatch):
+    """Somebody's own, whose name sorts before that of the project's."""
+    names, preset = naming.group_names, naming._recipe_preset
+
+    def with_gentle(name):
+        if name != "gentle":
+            return preset(name)
+        short = preset("short")
+        return short | {"regularizer": short["regularizer"] | {"strength": 1e-3}}
+
+    short, conv = ["model=base", "recipe=short"], "variant=Conv"
+    before = run_id(identify(compose([*short, conv])))
+    monkeypatch.setattr(naming, "_recipe_preset", with_gentle)
+    monkeypatch.setattr(
+        naming, "group_names", lambda group: [*names(group), *["gentle"] * (group == "recipe")]
+    )
+    assert run_id(identify(compose([*short, conv]))) == before
+    gentle = identify(compose([*short, "variant=Lr", "regularizer.strength=1e-3"]))
+    assert "-gentle-s0-" in run_id(gentle)
+
+
+def test_a_recipe_that_says_little_breaks_no_names(monkeypatch):
+    preset = naming._recipe_preset
+    monkeypatch.setattr(
+        naming, "_recipe_preset", lambda name: {} if name == "demo" else preset(name)
+    )
+    assert "-short-s0-" in run_id(identify(compose(["model=base", "variant=Lr", "recipe=short"])))
+
+
+def test_of_a_baseline_the_hash_counts():
+    config = compose(["model=vgg11_basis", "variant=Conv"])
+    words = ("cifar10-vgg11-Conv-short-s0-ca5caa0e", "cifar10-vgg11-Plain-s0-ca5caa0e")
+    assert [identify(config, baseline=name)["baseline"] for name in words] == ["ca5caa0e"] * 2
+
+
+def test_a_limit_to_all_images_is_none():
+    limited = ["dataset.limit_train=50000", "dataset.limit_test=10000"]
+    assert identify(compose([*LRR, *limited])) == identify(compose(LRR))
 
 
 def test_name_and_hash_come_from_the_identity_alone():

@@ -12,7 +12,7 @@ from PIL import Image
 from configs import compose, dataset_config, dataset_names, identify, run_id
 from configs.own_dataset import check_new_name
 from data import DatasetFile, packed
-from data.image_folder import read_folder
+from data.image_folder import class_files, read_folder
 from data.own import describe, name_of
 from data.packed import write_packed
 from eval import dataset_of
@@ -270,6 +270,14 @@ def test_a_folder_becomes_a_dataset(folder):
                            for s in ("train", "test")])  # fmt: skip
     assert sum(np.array_equal(pixels, cat) for cat in cats) == 1
     assert len(read_folder(folder, test_fraction=0.5)[0]["test_labels"]) == 10
+
+
+def test_hidden_files_and_folders_are_left_out(folder):
+    """Thumbnails and notebooks' checkpoints are copies, which would be in training and in test."""
+    picture(folder / "cat" / ".thumbnails" / "3.png")
+    picture(folder / "cat" / "more" / ".3.png")
+    found = {name: len(files) for name, files in class_files(folder).items()}
+    assert found == {"cat": 10, "dog": 10}
 
 
 def test_the_test_share_depends_on_the_images_alone(folder):

@@ -89,7 +89,7 @@ def test_basis_counts_only_from_the_baseline_of_its_own_seed(tmp_path):
     first, second = cell_runs(BASIS, seeds=[0, 1])
     assert second.baseline.run_id != first.baseline.run_id
     record = make_record(second, 82.0, 81.0)
-    record["science"]["baseline"] = first.baseline.run_id
+    record["science"]["baseline"] = first.baseline.run_id.rpartition("-")[2]
     save_record(tmp_path, record)
     assert list(Results(tmp_path, "paper").records(BASIS)) == [0]
 
@@ -309,3 +309,5 @@ def test_all_records_as_one_table(tmp_path):
     assert frame["rank"].dropna().tolist() == [10]
     assert set(frame.lr) == {1e-3} and set(frame.strength) == {1e-2} and set(frame.every) == {10}
     assert frame.limit_train.isna().all()
+    (tmp_path / "none" / "runs").mkdir(parents=True)
+    assert load_runs(tmp_path / "none").columns.tolist() == frame.columns.tolist()
