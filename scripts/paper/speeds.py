@@ -18,6 +18,13 @@ MEASURES = {
 }
 """By name: the row's mode and the column with the number in milliseconds."""
 
+RATIOS = {
+    "step_over_conv": {"ms_per_step": 1, "images_per_s": -1},
+    "latency_over_conv_fused_b1": {"latency_ms_fused_b1": 1},
+    "latency_over_conv_fused_b256": {"latency_ms_fused_b256": 1},
+}
+"""By the ratio of a row to its Conv's: the columns that go with its power."""
+
 Setting = tuple[str, str]
 """(file name without .csv, precision)."""
 
@@ -78,9 +85,33 @@ def read_benchmarks(folder: Path) -> Benchmarks:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # empty, or not a table
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
+    return _comparable(frame)
+
+
+def _comparable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a file with the times that they would have had on the day of their Conv.
+
+    A machine's speed differs from day to day, the ratio to Conv, taken within each round, hardly:
+    a variant that was measured on another day than Conv has Conv's time, times the ratio of its
+    own day.
+    """
+    keys = ["model", "device", "mode", "precision"]
+    if not {*keys, "variant", "date", *RATIOS} <= set(frame):
+        return frame
+    plain = frame[frame["variant"] == "Conv"].drop_duplicates(keys, keep="last").set_index(keys)
+    for index, row in frame.iterrows():
+        conv = plain.loc[tuple(row[keys])] if tuple(row[keys]) in plain.index else row
+        if row["date"] == conv["date"]:
+            continue
+        for ratio, columns in RATIOS.items():
+            for column, power in columns.items():
+                if row[ratio] and conv.get(column):
+                    value = float(conv[column]) * float(row[ratio]) ** power
+                    frame.loc[index, column] = f"{value:.4g}"
+    return frame
 
 
 def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:

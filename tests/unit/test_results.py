@@ -15,7 +15,7 @@ from scripts.paper.comparison import Accuracy
 from scripts.paper.figures.accuracy import accuracy_figure
 from scripts.paper.printed import change, paper_rows
 from scripts.paper.results import Results, load_runs, read_records
-from scripts.paper.speeds import read_benchmarks
+from scripts.paper.speeds import measured, read_benchmarks
 from scripts.paper.text import accuracy_entry, times_flops, times_params
 from tests.records import add_runs, make_record, save_record
 
@@ -116,6 +116,25 @@ def test_a_point_of_figure_3_has_as_many_seeds_as_its_difference(tmp_path):
     points = accuracy_figure(Results(tmp_path, "paper"), "best").data
     (found,) = (p for p in points if (p["model"], p["variant"]) == ("base", "Lr"))
     assert (found["n"], found["accuracy"], found["std"]) == (1, 85.0, None)
+
+
+def test_a_time_of_another_day_than_convs_is_convs_times_its_ratio(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    columns = "model,variant,device,mode,precision,rounds,ms_per_step,images_per_s,step_over_conv,"
+    latencies = "latency_ms_fused_b1,latency_ms_fused_b256,latency_over_conv_fused_b1,"
+    (tmp_path / "benchmarks/a.csv").write_text(
+        f"{columns}{latencies}latency_over_conv_fused_b256,date\n"
+        "base,Conv,A,fast,fp32,5,30,1000,1,0.5,40,1,1,2026-01-01\n"
+        "base,Lr,A,fast,fp32,5,24,1200,0.8,0.6,41,1.2,1.1,2026-01-01\n"
+        "base,e,A,fast,fp32,3,45,700,0.9,0.9,60,0.8,0.7,2026-02-02\n"
+        "vgg11,e,A,fast,fp32,3,45,700,0.9,0.9,60,0.8,0.7,2026-02-02\n"  # no Conv to compare with
+    )
+    times = read_benchmarks(tmp_path).times
+    found = {(m, v): list(each.values()) for (_, m, v), each in times.items()}
+    assert found["base", "Lr"] == [24, 0.6, 41] and found["vgg11", "e"] == [45, 0.9, 60]
+    assert found["base", "e"] == [27, 0.4, 28]
+    speeds = measured(tmp_path, "images_per_s", "fast").set_index(["model", "variant"])["value"]
+    assert speeds["base", "e"] == 1111 and speeds["base", "Lr"] == 1200
 
 
 def test_a_record_may_fill_cells_of_two_recipes(tmp_path, monkeypatch):
