@@ -217,7 +217,7 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits):
     way = change.pop("way", ReferenceBatches)
     other = training("vgg11", "LRr", **change)
     losses = trajectory(other, EagerSteps(other.step, batches(way, digits)))
-    if switch in ("data", "count_per_epoch", "pool_before_relu"):
+    if switch in ("count_per_epoch", "pool_before_relu"):
         assert losses == expected  # bit for bit
     assert losses == pytest.approx(expected, rel=1e-9)
     assert_same_end(other, plain, 1e-6)
@@ -238,23 +238,28 @@ def test_captured_steps_are_the_eager_ones(name, variant, recipe, digits):
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_the_first_step_agrees_in_single_precision(name, variant, digits):
+    """With that in double precision. There both runtimes agree (above), so the rest is rounding:
+    of batch norms in channels_last, which sum thousands of values one by one in each thread, and in
+    VGG11-LRr, whose secondary filters start very small, of both runtimes alike.
+    """
     outcomes = []
-    for speed, execution, way in (
-        (PLAIN, "generate", ReferenceBatches),
-        (FAST, "factored", ResidentBatches),
+    for speed, execution, way, dtype in (
+        (PLAIN, "generate", ReferenceBatches, torch.float64),
+        (PLAIN, "generate", ReferenceBatches, torch.float32),
+        (FAST, "factored", ResidentBatches, torch.float32),
     ):
-        run = training(name, variant, speed, execution, torch.float32)
-        images, labels = next(batches(way, digits, torch.float32).train(0))
+        run = training(name, variant, speed, execution, dtype)
+        images, labels = next(batches(way, digits, dtype).train(0))
         run.model.train()
         with run.accelerated.rewritten():
             run.step(images, labels, regularize=run.settings.regularizer is not None)
         gradients = [p.grad.double().flatten() for p in run.model.parameters()]
         outcomes.append((run.step.sums[0].item(), torch.cat(gradients)))
-    (loss, gradient), (fast_loss, fast_gradient) = outcomes
-    assert fast_loss == pytest.approx(loss, rel=1e-5)
-    # Batch norm in channels_last sums thousands of values one by one in each thread.
-    tolerance = 5e-4 if name == "grouped" else 1e-4
-    assert (fast_gradient - gradient).norm() < tolerance * gradient.norm()
+    (exact_loss, exact), (loss, gradient), (fast_loss, fast_gradient) = outcomes
+    assert loss == pytest.approx(exact_loss, rel=1e-6)
+    assert fast_loss == pytest.approx(exact_loss, rel=1e-4)
+    error, fast_error = ((g - exact).norm() / exact.norm() for g in (gradient, fast_gradient))
+    assert fast_error < max(1e-3, 2 * error)
 
 
 def test_half_precision_generates_and_regularizes_in_single(digits):
