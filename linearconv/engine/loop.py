@@ -213,6 +213,7 @@ def fit(
                 saves.save_finished()
             except RuntimeError as second:  # of a device that has failed, as has the first
                 log.warning("the epochs since the last checkpoint are lost: %s", first_line(second))
+                raise error from None
         if isinstance(error, NonFiniteLoss):  # to go on would fail again
             raise
         log.info(
