@@ -215,7 +215,8 @@ def portable_override(override: str) -> str:
     """`key=value` for the record, with paths made `portable`."""
     key, _, value = override.partition("=")
     unquoted = value.strip("'\"")
-    return f"{key}={portable(unquoted)}" if key in PATH_KEYS and unquoted else override
+    is_path = key.lstrip("+") in PATH_KEYS and unquoted
+    return f"{key}={portable(unquoted)}" if is_path else override
 
 
 def initial_model(

@@ -152,7 +152,9 @@ def sweep_table(jobs: Sequence[EndedJob]) -> str:
     rows = [[*differing, *names, "run"]]
     for job, each in zip(jobs, settings, strict=True):
         score = job.score if isinstance(job.score, Score) else None
-        accuracies = [f"{score:.2f}" if score and score.name == name else "" for name in names]
+        accuracies = [
+            f"{score:.2f}" if score is not None and score.name == name else "" for name in names
+        ]
         run = f"exit code {job.code}" if score is None else score.run_id
         rows.append([*(each.get(key, "") for key in differing), *accuracies, run])
     return aligned(rows, left=[*range(len(differing)), len(rows[0]) - 1])

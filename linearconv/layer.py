@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -385,11 +386,12 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def _check_rank(rank: int | None, primary: int, secondary: int) -> None:
-    if rank is not None and not 1 <= rank <= min(primary, secondary):
-        raise ValueError(
-            f"rank must be between 1 and {min(primary, secondary)} for {primary} primary and "
-            f"{secondary} secondary filters (paper, Eq. 1), got {rank}"
-        )
+    if rank is None or (isinstance(rank, Integral) and 1 <= rank <= min(primary, secondary)):
+        return
+    raise ValueError(
+        f"rank must be None or a whole number between 1 and {min(primary, secondary)} for "
+        f"{primary} primary and {secondary} secondary filters (paper, Eq. 1), got {rank}"
+    )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

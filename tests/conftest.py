@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Puts back the number of threads that a test has set."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +95,7 @@ def small(places: list[str]) -> list[str]:
 @pytest.fixture
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+) -> Iterator[Callable[..., Outcome]]:
     """Runs train.py or eval.py in this process, which spares seconds of imports each time."""
     import eval as eval_entry
     import train as train_entry
@@ -95,18 +103,21 @@ def cli(
 
     entries = {"train": train_entry.train, "eval": eval_entry.main}
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # run_main sets it; this puts it back
-    logging.getLogger().setLevel(logging.INFO)
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.INFO)
 
     def run(name: str, *arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGPIPE)}
         capsys.readouterr()
         try:
             with pytest.raises(SystemExit) as stop:
                 run_main(name, entries[name])
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         captured = capsys.readouterr()
         return Outcome(stop.value.code, captured.out, captured.err)
 
-    return run
+    yield run
+    root.setLevel(level)

@@ -10,6 +10,7 @@ from pathlib import Path
 from configs import TrainConfig
 from linearconv.engine.device import device_name, resolve_device
 from linearconv.engine.reporting import in_words
+from linearconv.errors import UserError
 from scripts.jobs.plan import Planned
 from scripts.jobs.runner import Outcome, Outcomes, Result
 from scripts.jobs.status import State, Status, status_table
@@ -35,29 +36,37 @@ def status_text(planned: Sequence[Planned], config: TrainConfig, root: Path) -> 
         config: the config of any of them.
         root: the folder that train.py runs in.
     """
-    device = device_name(resolve_device(config.device))
     statuses = [plan.status() for plan in planned]
-    timings = Timings(device, config.runtime.name)
-    timings.add_records(root / config.results_dir / "runs")
-    for plan, status in zip(planned, statuses, strict=True):
-        if status.state is not State.DONE:
-            timings.add_checkpoint(plan.paths.checkpoints)
-    left = [
-        _time_left(plan, status, timings) for plan, status in zip(planned, statuses, strict=True)
-    ]
-    known = sum(each.seconds for each in left if each is not None)
+    try:
+        device = device_name(resolve_device(config.device))
+    except UserError as error:  # as on the login node of a cluster
+        left, notes = [None] * len(planned), [f"time left unknown: {error}"]
+    else:
+        timings = Timings(device, config.runtime.name)
+        timings.add_records(root / config.results_dir / "runs")
+        pairs = list(zip(planned, statuses, strict=True))
+        for plan, status in pairs:
+            if status.state is not State.DONE:
+                timings.add_checkpoint(plan.paths.checkpoints)
+        left = [_time_left(plan, status, timings) for plan, status in pairs]
+        notes = _notes(planned, left, device)
     lines = [status_table([plan.name for plan in planned], statuses, list(map(_words, left)))]
     blocked = (plan.blocked_by() for plan, s in zip(planned, statuses, strict=True) if s.note == "")
-    lines += dict.fromkeys(filter(None, blocked))
-    if known:
-        lines.append(f"time left on {device}, one run at a time: about {in_words(known)}")
+    return "\n".join([*lines, *dict.fromkeys(filter(None, blocked)), *notes])
+
+
+def _notes(planned: Sequence[Planned], left: Sequence[Epoch | None], device: str) -> list[str]:
+    """The sum of the times left, where estimates come from, and what is not known."""
+    notes = []
+    if known := sum(each.seconds for each in left if each is not None):
+        notes.append(f"time left on {device}, one run at a time: about {in_words(known)}")
     for source in dict.fromkeys(each.source for each in left if each and each.source):
-        lines.append(f"{ESTIMATED}: no epoch timed here; steps on {source} (results/benchmarks)")
+        notes.append(f"{ESTIMATED}: no epoch timed here; steps on {source} (results/benchmarks)")
     models = (p.run.cell.model for p, s in zip(planned, left, strict=True) if s is None)
     if unknown := Counter(models):
         names = ", ".join(f"{model} ({number})" for model, number in unknown.items())
-        lines.append(f"time left unknown, no epoch timed on {device}: {names}")
-    return "\n".join(lines)
+        notes.append(f"time left unknown, no epoch timed on {device}: {names}")
+    return notes
 
 
 def _time_left(plan: Planned, status: Status, timings: Timings) -> Epoch | None:

@@ -14,7 +14,6 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 
 from linearconv.engine import loop
@@ -93,21 +92,14 @@ def test_wandb_is_open_while_tensorboard_logs(cli, places, tmp_path, monkeypatch
     assert first["sync_tensorboard"] is True and first["config"]["recipe"]["optimizer"] == "sgd"
 
 
-def test_the_same_command_twice_says_finished(cli, small, tmp_path):
-    cli("train", *LRR, *small)
-    path = next((tmp_path / "results/runs").glob("*.json"))
-    before = path.read_bytes()
-    again = cli("train", *LRR, *small)
-    assert again.code == 0 and "already finished" in again.out
-    assert path.read_bytes() == before
-
-
-def test_a_finished_run_needs_no_data_to_say_so(cli, places, tmp_path):
+def test_the_same_command_twice_says_finished_and_needs_no_data(cli, places, tmp_path):
     overrides = [*LRR, *places, "recipe=demo", "recipe.epochs=1"]
     assert cli("train", *overrides).code == 0
+    (path,) = (tmp_path / "results/runs").glob("*.json")
+    before = path.read_bytes()
     again = cli("train", *overrides, f"dataset.root={tmp_path}/nowhere")
     assert again.code == 0 and "already finished" in again.out
-    assert not (tmp_path / "nowhere").exists()
+    assert path.read_bytes() == before and not (tmp_path / "nowhere").exists()
 
 
 def interrupt_in_epoch(monkeypatch, epoch: int, error: type[BaseException]) -> None:
@@ -213,15 +205,12 @@ OTHERS = ("allconv", "resnet18", "resnext29", "mobilenetv2", "squeezenet", "effi
 
 
 @pytest.mark.parametrize("model", OTHERS)
-@pytest.mark.parametrize("variant", ["Conv", "r", "e", "L", "Lr", "LRr"])
-def test_every_model_takes_a_step_as_every_variant(cli, places, tmp_path, model, variant):
+@pytest.mark.parametrize("variant", ["Conv", "Lr", "LRr"])
+def test_every_model_takes_a_step(cli, places, tmp_path, model, variant):
     outcome = cli("train", f"model={model}", f"variant={variant}", *places, *TINY,
                   "runtime.execution=auto", "regularizer.every=1")  # fmt: skip
-    if variant == "e" and model in ("mobilenetv2", "efficientnet"):
-        assert outcome.code == 2 and "no variant=e" in outcome.err
-    else:
-        assert outcome.code == 0, outcome.err
-        assert len(records(tmp_path)) == 1
+    assert outcome.code == 0, outcome.err
+    assert len(records(tmp_path)) == 1
 
 
 def test_comparison_systems_train_and_basis_needs_its_baseline(cli, places, tmp_path):
@@ -248,9 +237,7 @@ def test_comparison_systems_train_and_basis_needs_its_baseline(cli, places, tmp_
                                       "runtime.threads=1", "regularizer.centered=true",
                                       "recipe.val_fraction=0.25", "alpha=0.25"])  # fmt: skip
 def test_switches_train(cli, small, tmp_path, override):
-    threads = torch.get_num_threads()
     outcome = cli("train", *LRR, *small, "recipe.epochs=1", override)
-    torch.set_num_threads(threads)
     assert outcome.code == 0, outcome.err
     (record,) = records(tmp_path)
     assert ("val_acc_best" in record) == override.startswith("recipe.val")

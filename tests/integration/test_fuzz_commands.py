@@ -172,13 +172,14 @@ FIXED = {
     "benchmark_layers": ["--rounds", "0"],
     "benchmark_slots": ["--rounds", "0", "--images", "0"],
     "compress": ["--epochs", "0", "--finetune-epochs", "0", "--data-root", "nowhere"],
+    "verify": ["--data-root", "nowhere"],
 }
-"""Given last, so that no command line trains or measures for long."""
+"""Given last, so that no command line trains, measures for long or downloads a dataset."""
 
 
 def call_randomly(script, folder, name: str, seeds: range) -> None:
     for seed in seeds:
-        draw = random.Random(seed)
+        draw = random.Random(f"{name}-{seed}")
         line = []
         for option in draw.sample(OPTIONS[name], draw.randint(0, min(3, len(OPTIONS[name])))):
             line.append(option)

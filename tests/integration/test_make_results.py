@@ -212,6 +212,19 @@ def test_last_epochs_and_other_recipes(tmp_path, script):
     assert r"-0.1 \| 70.00 absolute (n=1), baseline not run |" in text
 
 
+def test_damaged_records_are_named_and_left_out(tmp_path, script):
+    add_runs(tmp_path, Cell("base", "Conv", CIFAR), [(87.0, 86.0)])
+    written = tmp_path / "tables/table3.csv"
+    assert script("make_tables", "--results-dir", tmp_path, "--strict").code == 0
+    content = written.read_bytes()
+    written.unlink()
+    for broken in ("one", "two"):
+        (tmp_path / "runs" / f"{broken}.json").write_text("{")
+    done = script("make_tables", "--results-dir", tmp_path)
+    assert done.code == 0 and "one.json" in done.err and "two.json" in done.err
+    assert written.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "written"),
     [
@@ -219,23 +232,18 @@ def test_last_epochs_and_other_recipes(tmp_path, script):
         ("make_figures", "--results-dir", "figures/figure3-accuracy.svg"),
         ("make_claims", "--results-dir", "claims.csv"),
         ("make_report", "--results-dir", "report.html"),
+        ("make_studies", "--results-dir", "studies.md"),
         ("choose_lr", "--folder", "choices.csv"),
     ],
 )
-def test_damaged_records_are_named_and_left_out(tmp_path, script, name, folder, written):
+def test_a_strict_call_leaves_damaged_records_out_and_fails(
+    tmp_path, script, name, folder, written
+):
     add_runs(tmp_path, Cell("base", "Conv", CIFAR), [(87.0, 86.0)])
-    for broken in ("one", "two"):
-        (tmp_path / "runs" / f"{broken}.json").write_text("{")
-    done = script(name, folder, tmp_path)
-    assert done.code == 0 and "one.json" in done.err and "two.json" in done.err
-    content = (tmp_path / written).read_bytes()
-    (tmp_path / written).unlink()
-    assert script(name, folder, tmp_path, "--strict").code == 1
-    assert (tmp_path / written).read_bytes() == content
-    for broken in ("one", "two"):
-        (tmp_path / "runs" / f"{broken}.json").unlink()
-    assert script(name, folder, tmp_path, "--strict").code == 0
-    assert (tmp_path / written).read_bytes() == content
+    (tmp_path / "runs/one.json").write_text("{")
+    done = script(name, folder, tmp_path, "--strict")
+    assert done.code == 1 and "one.json" in done.err
+    assert (tmp_path / written).exists()
 
 
 @pytest.mark.parametrize("name", ["make_tables", "make_figures", "make_report"])

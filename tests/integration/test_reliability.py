@@ -252,14 +252,17 @@ def test_fifty_runs_in_a_process_leave_nothing_behind(tmp_path, digits_root):
     assert len(list((tmp_path / "results/runs").glob("*.json"))) == 50
 
 
-def test_sigstop_in_an_epoch_changes_nothing(tmp_path, digits_root):
-    """SIGSTOP and SIGCONT, as `runs pause` uses them."""
-    overrides = ["model=base", "variant=LRr", *tiny(digits_root), *places(tmp_path)]
-    command = [sys.executable, "train.py", *overrides, "max_minutes=5"]
+def test_sigstop_in_an_epoch_changes_nothing(cli, tmp_path, digits_root):
+    overrides = ["model=base", "variant=LRr", *tiny(digits_root)]
+    command = [sys.executable, "train.py", *overrides, *places(tmp_path)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch 1/"):
             process.send_signal(signal.SIGSTOP)
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
             process.send_signal(signal.SIGCONT)
     assert process.wait(60) == 0
-    assert len(record(tmp_path)["curve"]) == 4
+    assert cli("train", *overrides, *places(tmp_path / "undisturbed")).code == 0
+    undisturbed = record(tmp_path / "undisturbed")
+    assert without_provenance(record(tmp_path)) == without_provenance(undisturbed)

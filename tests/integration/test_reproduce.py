@@ -104,6 +104,13 @@ def test_out_of_time_and_the_next_call_goes_on(command, tmp_path):
     assert command([run], "--max-minutes", "1e-6").code == 0  # nothing is left to do
 
 
+def test_status_where_the_device_of_the_runs_is_not(command):
+    """As on the login node of a cluster."""
+    status = command([small_run()], "--status", "--slurm", "device=cuda:99")
+    assert status.code == 0 and "0 done, 0 running" in status.out
+    assert "time left unknown: device=cuda:99 is not available" in status.out
+
+
 def killed_after_an_epoch(tmp_path: Path, run: Run) -> None:
     """Kill the run's process, whose number its lock tells, once it has finished an epoch."""
 

@@ -167,9 +167,20 @@ def epochs(run: Training, steps, numbers) -> list[float]:
     return losses
 
 
-def reference(name, variant, digits, recipe=None) -> tuple[Training, list[float]]:
-    run = training(name, variant, recipe=recipe)
-    return run, trajectory(run, EagerSteps(run.step, batches(ReferenceBatches, digits)))
+@pytest.fixture(scope="module")
+def reference(digits):
+    """The plainest way: the run, not to be changed, and its losses. Each is computed once."""
+    known: dict[tuple, tuple[Training, list[float]]] = {}
+
+    def run(name, variant, recipe) -> tuple[Training, list[float]]:
+        key = name, variant, recipe is MODERN
+        if key not in known:
+            plain = training(name, variant, recipe=recipe)
+            steps = EagerSteps(plain.step, batches(ReferenceBatches, digits))
+            known[key] = plain, trajectory(plain, steps)
+        return known[key]
+
+    return run
 
 
 def assert_same_end(a: Training, b: Training, tolerance: float) -> None:
@@ -191,8 +202,8 @@ EACH_CASE = pytest.mark.parametrize(
 
 
 @EACH_CASE
-def test_fast_and_reference_have_one_trajectory(name, variant, recipe, digits):
-    plain, expected = reference(name, variant, digits, recipe)
+def test_fast_and_reference_have_one_trajectory(name, variant, recipe, digits, reference):
+    plain, expected = reference(name, variant, recipe)
     fast = training(name, variant, FAST, "factored", recipe=recipe)
     losses = trajectory(fast, EagerSteps(fast.step, batches(ResidentBatches, digits)))
     assert losses == pytest.approx(expected, rel=1e-9)
@@ -211,8 +222,8 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_each_switch_alone_keeps_the_trajectory(switch, digits):
-    plain, expected = reference("vgg11", "LRr", digits)
+def test_each_switch_alone_keeps_the_trajectory(switch, digits, reference):
+    plain, expected = reference("vgg11", "LRr", {})
     change = dict(SWITCHES[switch])
     way = change.pop("way", ReferenceBatches)
     other = training("vgg11", "LRr", **change)
@@ -291,9 +302,9 @@ def replace_precision(run: Training, precision: str):
 
 
 @RECIPES
-def test_a_checkpoint_goes_on_under_another_runtime(recipe, digits):
+def test_a_checkpoint_goes_on_under_another_runtime(recipe, digits, reference):
     """Reference for two epochs, fast for two: the layouts of the running means must follow."""
-    plain, expected = reference("vgg11", "LRr", digits, recipe)
+    plain, expected = reference("vgg11", "LRr", recipe)
     for first, second in ((PLAIN, FAST), (FAST, PLAIN)):
         state, losses = None, []
         for speed, numbers in ((first, (0, 1)), (second, (2, 3))):

@@ -133,14 +133,12 @@ def test_eval_mistakes(overrides, words):
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.parametrize("model", ["base", "vgg11"])
-@pytest.mark.parametrize("variant", ["Conv", "r", "e", "L", "Lr", "LRr"])
 @pytest.mark.parametrize(
     "dataset", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist", "digits"]
 )
-def test_every_combination_composes(model, variant, dataset):
-    config = compose([f"model={model}", f"variant={variant}", f"dataset={dataset}"])
-    assert (config.model.name, config.variant.name) == (model, variant)
+def test_every_dataset_composes(dataset):
+    config = compose(["model=base", "variant=LRr", f"dataset={dataset}"])
+    assert (config.model.name, config.variant.name) == ("base", "LRr")
     assert config.dataset.name == dataset
 
 

@@ -53,10 +53,9 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize(
     "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NEEDS_CUDA])]
 )
-@pytest.mark.parametrize("execution", ["generate", "factored"])
 @pytest.mark.parametrize(
-    ("speed", "optimizer"),
-    [(Speed(), ADAM), (FAST, ADAM), (FAST, MOMENTUM)],
+    ("speed", "optimizer", "execution"),
+    [(Speed(), ADAM, "generate"), (FAST, ADAM, "factored"), (FAST, MOMENTUM, "generate")],
     ids=["reference", "fast", "fast-momentum"],
 )
 def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, optimizer, digits_root):

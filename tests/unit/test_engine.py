@@ -508,6 +508,7 @@ def test_provenance_says_where_and_with_what():
         ("log_dir=../../me/logs", "log_dir=logs"),
         ("checkpoint_dir=ck/a", "checkpoint_dir=ck/a"),
         ("baseline_checkpoint=null", "baseline_checkpoint=null"),
+        ("++results_dir=/home/me/secret/out", "++results_dir=out"),
         ("model=base", "model=base"),
         ("+note=https://host/a", "+note=https://host/a"),
     ],

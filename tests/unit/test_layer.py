@@ -57,6 +57,7 @@ def test_weight_is_primary_then_combinations_of_it():
         ({"alpha": float("nan")}, "between 0 and 1"),
         ({"rank": 5}, "between 1 and 4"),
         ({"rank": 0}, "between 1 and 4"),
+        ({"rank": 2.5}, "whole number between 1 and 4"),
         ({"alpha": 0.75, "rank": 3}, "between 1 and 2"),
         ({"execution": "fused"}, "execution must be one of auto, generate, factored"),
         ({"init": "xavier"}, "init must be one of released, variance_preserving"),

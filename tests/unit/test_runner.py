@@ -1,6 +1,5 @@
 """Processes in slots, with shell commands in the place of training."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -98,7 +97,7 @@ def test_a_slot_tells_its_process_where_it_is(job, run):
     places = [Slot(("x",), {"CUDA_VISIBLE_DEVICES": device}) for device in "01"]
     jobs = [job(name, "echo $CUDA_VISIBLE_DEVICES $1; sleep 0.2") for name in "abcd"]
     run(jobs, places)
-    assert sorted(last_line(one.log) for one in jobs) == ["0 x", "0 x", "1 x", "1 x"]
+    assert {last_line(one.log) for one in jobs} == {"0 x", "1 x"}
 
 
 def test_out_of_time_stops_what_runs_and_starts_nothing_new(job, run):
@@ -112,7 +111,7 @@ def test_out_of_time_stops_what_runs_and_starts_nothing_new(job, run):
 
 
 def test_a_failure_is_not_hidden_by_the_time_limit(job, run):
-    results = run([job("bad", "sleep 0.5; exit 1")], deadline=time.monotonic() + 0.2, overtime=9.0)
+    results = run([job("bad", "sleep 2.5; exit 1")], deadline=time.monotonic() + 2, overtime=9.0)
     assert outcomes(results) == {"bad": "failed"}
 
 
@@ -123,7 +122,7 @@ def test_a_silent_process_is_not_given_its_predecessors_words(job, run):
 
 
 def test_a_signal_is_passed_on_and_ends_the_work(job, run):
-    script = "trap 'echo kept; exit 130' TERM; kill -TERM $PPID; sleep 60 & wait"
+    script = "trap 'echo kept; exit 130' TERM; kill -TERM $PPID; while :; do sleep 0.1; done"
     jobs = [job("a", script), job("b", "true")]
     assert set(outcomes(run(jobs)).values()) == {"interrupted"}
     assert last_line(jobs[0].log) == "kept"
@@ -149,18 +148,19 @@ def test_a_log_that_cannot_be_written_fails_its_job_alone(job, run, tmp_path):
 
 
 def test_an_error_of_the_runner_leaves_no_process_behind(tmp_path):
+    left = []
+
     def say(line: str) -> None:
+        left.extend(each.process for each in runner._running)
         raise BrokenPipeError
 
-    pid = tmp_path / "pid"
-    job = Job("a", ("sh", "-c", f"echo $$ > {pid}; exec sleep 60"), tmp_path / "log")
+    job = Job("a", ("sleep", "60"), tmp_path / "log")
     runner = Runner([job], [Slot()], judge=lambda job, code: Result(Outcome.FAILED), cwd=tmp_path,
                     time_argument=lambda s: [], say=say)  # fmt: skip
     with pytest.raises(BrokenPipeError):
         runner.run()
-    if pid.exists():  # killed before it wrote, else
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid.read_text()), 0)
+    (process,) = left
+    assert process.returncode is not None
 
 
 def test_progress_is_told_now_and_then(job, run, monkeypatch):
