@@ -16,6 +16,7 @@ from linearconv.engine.fast.tape import tape
 from linearconv.engine.loop import Training, fit
 from scripts.bench.cases import FastCase, random_images
 from scripts.bench.rows import write
+from scripts.certify import bars
 from tests.conftest import REPOSITORY, Outcome
 
 # In one worker, which measures once.
@@ -167,6 +168,22 @@ def test_written_rows_replace_older_ones_of_the_same_kind(rows, tmp_path):
     assert written[0]["ms_per_step"] == "123.5"
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", row["date"]) for row in written)
     assert all(re.match(r"[0-9a-f]{12}|unknown", row["commit"]) for row in written)
+
+
+@pytest.mark.parametrize(("change", "met"), [(1.0, True), (1.001, False)])
+def test_the_bars_of_a_gpu(change, met):
+    """Each at its bar, or a thousandth worse; the steps captured, or not."""
+    step = {"Conv": 1.0, "L": 1.0, "Lr": 1.03 * change, "LRr": 64e3 / 60e3 * change}
+    row = {"ratio_to_usual": 10 / change, "step_over_conv": 0.8 * change,
+           "latency_over_conv_fused_b1": 1.03 * change, "device_ops_per_step": 155 * change,
+           "latency_over_conv_fused_b256": 1.03 * change,
+           "steps": "captured (a graph)" if met else "eager: no graph"}  # fmt: skip
+    networks = {variant: row | {"ms_per_step": ms} for variant, ms in step.items()}
+    fast = dict.fromkeys(("base", "vgg11", "resnet18"), networks)
+    bar = {"Lr": 1.15, "LRr": 1.05}
+    generated = {variant: {"step_over_conv": change * most} for variant, most in bar.items()}
+    found = list(bars(fast, generated))
+    assert len(found) == 14 and {ok for *_, ok in found} == {met}
 
 
 def test_certify_needs_a_gpu():

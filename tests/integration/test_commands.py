@@ -47,14 +47,21 @@ def test_a_run_leaves_record_checkpoints_log_and_artifacts(cli, small, tmp_path)
     assert record["science"]["seed"] == 0 and len(record["curve"]) == 3
 
 
-def test_tensorboard_log_holds_curves_and_images(cli, small, tmp_path):
+def tensorboard(folder: Path):
+    """What TensorBoard shows of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(folder))
+    log.Reload()
+    return log
+
+
+def test_tensorboard_log_holds_curves_and_images(cli, small, tmp_path):
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     assert cli("train", *LRR, *small).code == 0
     (record,) = records(tmp_path)
-    log = EventAccumulator(str(tmp_path / "logs" / record["run_id"]))
-    log.Reload()
+    log = tensorboard(tmp_path / "logs" / record["run_id"])
     scalars = {"train_loss", "correlation_loss", "lr", "train_acc", "test_acc", "images_per_s"}
     assert scalars <= set(log.Tags()["scalars"])
     logged = [event.value for event in log.Scalars("test_acc")]
@@ -131,6 +138,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(cli, small, tmp_path, m
     parts = json.loads(next((tmp_path / "b/results/runs").glob("*.json")).read_text())
     assert without_provenance(parts) == without_provenance(whole)
     assert [(s["first_epoch"], s["last_epoch"]) for s in parts["provenance"]] == [(1, 1), (2, 3)]
+    log = tensorboard(tmp_path / "b/log" / parts["run_id"])
+    assert [event.step for event in log.Scalars("test_acc")] == [1, 2, 3]
 
 
 def test_resume_false_starts_over(cli, small, tmp_path, monkeypatch):

@@ -7,6 +7,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from configs import dataset_config
+from data import ResidentBatches, load_dataset
+from linearconv.engine.step import evaluate
 from models import Variant, build_model
 from scripts.compression import compression
 
@@ -63,6 +66,11 @@ def test_a_model_of_this_project(compress, digits_root, tmp_path):
     assert after != before
     network = build_model("base", Variant(), in_channels=1, classes=10)
     network.load_state_dict(torch.load(out, weights_only=True))
+    spec = dataset_config("digits")
+    batches = ResidentBatches(load_dataset(spec, digits_root), spec, batch_size=100,
+                              eval_batch_size=100, seed=0, device=torch.device("cpu"))  # fmt: skip
+    accuracy = evaluate(network.eval(), batches.test(), "fp32").accuracy
+    assert f"{accuracy:.2f}" == found["the same, folded"][2]
 
 
 def test_a_foreign_network_on_a_folder(compress, folder, tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 from matplotlib.text import Text
 
@@ -15,7 +16,7 @@ from scripts.paper.costs import costs_grid
 from scripts.paper.figures import all_figures, curve_figures
 from scripts.paper.figures.base import DOUBLE, SINGLE, STYLE
 from scripts.paper.printed import paper_rows
-from scripts.paper.results import Results, read_records
+from scripts.paper.results import Results, load_runs, read_records
 from tests.conftest import REPOSITORY
 from tests.records import add_artifacts, add_runs, save_record
 
@@ -195,6 +196,15 @@ def test_tables_are_the_same_bytes_again(tables, tmp_path, script):
     add_everything(tmp_path)
     assert script("make_tables", "--results-dir", tmp_path).code == 0
     assert read(tmp_path / "tables") == tables[1]
+
+
+def test_the_frame_in_a_file_is_that_of_load_runs(results, tmp_path, script):
+    path = tmp_path / "runs.csv"
+    assert script("make_tables", "--results-dir", results, "--frame", path).code == 0
+    written, frame = pd.read_csv(path), load_runs(results)
+    assert list(written.columns) == list(frame.columns)
+    assert written.run_id.tolist() == frame.run_id.tolist()
+    assert written.test_acc_last.tolist() == frame.test_acc_last.tolist()
 
 
 def test_last_epochs_and_other_recipes(tmp_path, script):

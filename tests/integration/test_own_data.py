@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from data.own import describe
 from scripts.prepare_data import class_counts
 from tests.conftest import REPOSITORY, Outcome
 
@@ -195,6 +198,22 @@ def test_a_file_is_trained_on_and_evaluated(cli, script, own, own_file, tmp_path
     assert not (tmp_path / "network.safetensors").exists()
     exported = script(*export, "--data-path", own_file)
     assert exported.code == 0 and "on 16 test images" in exported.out, exported.err
+
+
+def test_a_packed_file_is_the_same_data_as_the_file(script, own_file, tmp_path, monkeypatch):
+    """And described alike, but for mirroring, if that is asked for."""
+    monkeypatch.setattr("configs.own_dataset.CONFIG_DIR", tmp_path / "configs")
+    for name, flip in (("rows", []), ("mirrored", ["--flip"])):
+        done = script("prepare_data", f"--root={tmp_path}", f"--from-npz={own_file}",
+                      f"--name={name}", *flip)  # fmt: skip
+        assert done.code == 0, done.err
+        described = OmegaConf.load(tmp_path / f"configs/dataset/{name}.yaml")
+        expected = asdict(describe(own_file, name))
+        expected["augmentation"]["flip"] = bool(flip)
+        assert {key: described[key] for key in expected if key in described} == {
+            key: value for key, value in expected.items() if key in described
+        }
+        assert described.digest == describe(tmp_path / f"{name}.npz").digest == expected["digest"]
 
 
 def test_a_multirun_over_a_file(cli, own, tmp_path):

@@ -16,7 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
-from configs.launched import Unfinished
+from configs.cli import Score, _exit_code, sweep_table
+from configs.launched import EndedJob, Unfinished
+from linearconv.engine import loop
 from tests.conftest import REPOSITORY
 from tests.records import records
 
@@ -106,6 +108,24 @@ def test_a_sweeper_must_not_look_for_the_worst_network(cli, small, tmp_path, tol
     outcome = cli(*OPTIMISE, "hydra.sweeper.direction=minimize", *small, *BASE, "seed=0,1")
     assert outcome.code == 2 and "expected hydra.sweeper.direction=maximize" in outcome.err
     assert told == [] and not (tmp_path / "checkpoints").exists()
+
+
+def test_the_exit_code_of_a_sweep(cli, small, monkeypatch):
+    """That of its failures if they have one in common, 130 for all that an interrupt ends."""
+    for codes, expected in (((0, 75), 75), ((75, 1), 1), ((2, 75), 1), ((0, 0), 0)):
+        assert _exit_code([EndedJob(["a=1"], code, None) for code in codes]) == expected
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train_epoch", interrupted)
+    assert cli("train", "-m", *small, *BASE, "seed=0,1").code == 130
+
+
+def test_an_accuracy_of_zero_is_shown():
+    scores = [Score(accuracy, "test_acc_last", f"run{i}") for i, accuracy in enumerate((0.0, 9.0))]
+    table = sweep_table([EndedJob([f"seed={i}"], 0, score) for i, score in enumerate(scores)])
+    assert table.splitlines()[1].split() == ["0", "0.00", "run0"]
 
 
 def test_a_grid_goes_on_to_its_next_batch_after_a_failure(cli, small, tmp_path):

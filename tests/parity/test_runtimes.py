@@ -29,6 +29,9 @@ WIDTHS = {
     "base": (8, 8, 16, 16),
     "vgg11": (8, 8, 16, 16, 16, 16, 24, 24),
     "allconv": (8, 12),
+    "resnet18": (8, 8, 12, 12),
+    "squeezenet": (8, 4, 4, 4, 4),
+    "efficientnet": (8,) * 9,
 }
 VARIANTS = {
     "Conv": Variant(),
@@ -43,6 +46,7 @@ CASES = [("base", variant) for variant in VARIANTS] + [
     for name in ("vgg11", "allconv", "grouped", "guarded")
     for variant in ("Conv", "Lr", "LRr")
 ]
+CASES += [(name, "LRr") for name in ("resnet18", "squeezenet")]
 MODERN_CASES = [("base", "Conv"), ("vgg11", "LRr"), ("grouped", "Lr")]
 EPOCHS = 4
 CPU = torch.device("cpu")
@@ -196,6 +200,7 @@ EACH_CASE = pytest.mark.parametrize(
     ("name", "variant", "recipe"),
     [
         *(pytest.param(*case, {}, id="-".join(case)) for case in CASES),
+        pytest.param("efficientnet", "LRr", {}, id="efficientnet-LRr", marks=pytest.mark.long),
         *(pytest.param(*case, MODERN, id="-".join(case) + "-modern") for case in MODERN_CASES),
     ],
 )

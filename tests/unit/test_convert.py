@@ -114,6 +114,18 @@ def test_everything_else_is_kept():
     assert seen == [1]
 
 
+def test_all_kinds_of_hooks_are_kept():
+    seen = []
+    conv = nn.Conv2d(8, 16, 3)
+    conv.register_forward_pre_hook(lambda *_: seen.append("before"), with_kwargs=True)
+    conv.register_full_backward_hook(lambda *_: seen.append("backward"))
+    report = convert(nn.Sequential(conv))
+    for model in (report.model, fuse(report.model)):
+        seen.clear()
+        model(torch.randn(1, 8, 5, 5, requires_grad=True)).sum().backward()
+        assert seen == ["before", "backward"]
+
+
 def test_a_shared_convolution_stays_shared():
     conv = nn.Conv2d(8, 8, 3, padding=1)
     model = nn.ModuleDict({"a": nn.Sequential(conv), "b": conv})
@@ -273,6 +285,13 @@ def test_parametrised_filters_are_fused():
     fused = fuse(nn.Sequential(layer))
     assert type(fused[0]) is nn.Conv2d
     torch.testing.assert_close(fused(images), layer(images))
+
+
+def test_a_fused_network_can_be_scripted(images):
+    model = network().eval()
+    convert(model)
+    fused = fuse(model)
+    torch.testing.assert_close(torch.jit.script(fused)(images), fused(images))
 
 
 def test_fuse_keeps_hooks():

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from linearconv import LinearConv2d, correlation_loss
 from linearconv.engine import checkpoint as checkpoints_module
 from linearconv.engine import loop
+from linearconv.engine import provenance as provenance_module
 from linearconv.engine.artifacts import (
     correct_artifacts,
     filter_artifacts,
@@ -26,7 +28,7 @@ from linearconv.engine.digests import value_sha256
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
-from linearconv.engine.provenance import portable, provenance
+from linearconv.engine.provenance import git_state, portable, provenance
 from linearconv.engine.record import (
     build_record,
     network_counts,
@@ -497,6 +499,18 @@ def test_provenance_says_where_and_with_what():
     assert entry["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert entry["threads"] == torch.get_num_threads()
     json.dumps(entry)
+
+
+def test_results_do_not_make_a_checkout_dirty(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance_module, "CODE", tmp_path)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/record.json").touch()
+    assert len(git_state()["git_commit"]) == 40 and git_state()["git_dirty"] is False
+    (tmp_path / "train.py").touch()
+    assert git_state()["git_dirty"] is True
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import nn
 
 from linearconv import LinearConv2d, RegularizedConv2d
 from linearconv.complexity import count_parameters
+from linearconv.engine.seeding import seeded
 from linearconv.errors import UserError
 from models import Variant, architecture, build_model, model_names
 from models.registry import widths_of
@@ -204,6 +205,23 @@ def test_nearest_alphas_hold_for_all_layers():
 def test_unknown_model_lists_the_choices():
     with pytest.raises(UserError, match="allconv, base"):
         build_model("resnet", CONV, in_channels=3, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("variant", "sums"),
+    [
+        (CONV, [5.316798, -0.422875, 12.623157, 0.257890, -8.654369]),
+        (LRR, [0.121711, 2.941443, -0.501831, 1.628705, -0.844446, 16.762307, -1.793744, 0.237008]),
+    ],
+    ids=["Conv", "LRr"],
+)
+def test_pinned_initial_weights(variant, sums):
+    """A run_id means these: what draws otherwise needs another revision of the model."""
+    with seeded("init", 0):
+        model = build_model("base", variant, in_channels=3, classes=10)
+    drawn = [p for name, p in model.named_parameters() if not name.startswith("bn")]
+    found = [p.double().sum().item() for p in drawn[: len(sums)]]
+    assert found == pytest.approx(sums, abs=2e-6)
 
 
 def test_variant_from_identity_ignores_what_does_not_apply():

@@ -1,10 +1,10 @@
-"""The generated blocks of README.md."""
+"""The generated blocks of README.md, and the pages of the claims."""
 
 import pytest
 
 from linearconv.errors import UserError
 from scripts.make_claims import README, results_by_recipe
-from scripts.paper.claims_text import claims_block, judged
+from scripts.paper.claims_text import claims_block, judged, markdown
 from scripts.paper.readme import renewed, results_block
 from scripts.paper.results import RESULTS, read_records
 
@@ -16,8 +16,18 @@ def results():
     return results_by_recipe(RESULTS, read_records(RESULTS).usable)
 
 
-def test_the_readme_has_the_blocks_of_the_committed_results(results):
-    claims = {recipe: judged(found) for recipe, found in results.items()}
+@pytest.fixture(scope="module")
+def claims(results):
+    return {recipe: judged(found) for recipe, found in results.items()}
+
+
+def test_the_claims_pages_are_those_of_the_committed_results(claims):
+    for recipe, found in claims.items():
+        page = RESULTS / ("claims.md" if recipe == "paper" else f"claims/{recipe}.md")
+        assert page.read_text() == markdown(recipe, found)
+
+
+def test_the_readme_has_the_blocks_of_the_committed_results(results, claims):
     blocks = {"results": results_block(results), "claims": claims_block(claims)}
     text = README.read_text()
     assert renewed(text, blocks) == text
