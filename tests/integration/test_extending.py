@@ -51,12 +51,6 @@ def train(checkout, digits_root):
     return run
 
 
-def test_a_model_is_a_file_and_a_yaml(checkout, train):
-    write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
-    identity = train("digits-narrow-Lr", "model=narrow", "variant=Lr")
-    assert identity["model"]["name"] == "narrow"
-
-
 def test_a_model_may_have_no_widths_and_then_no_variant_e(checkout, train):
     write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
     file = checkout / "models" / "narrow.py"
@@ -159,10 +153,12 @@ def test_a_faulty_file_leaves_the_other_models(checkout):
     assert bad.returncode == 2 and "wide" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def test_a_model_that_changed_says_that_it_needs_a_revision(checkout, train, digits_root):
+def test_a_model_is_a_file_and_a_yaml_and_needs_a_revision_when_it_changes(
+    checkout, train, digits_root
+):
     write(checkout, "models/narrow.py", "configs/model/narrow.yaml")
     learned = ("model=narrow", "variant=Lr", "recipe.batch_size=16", "dataset.limit_train=640")
-    train("digits-narrow-Lr", *learned)
+    assert train("digits-narrow-Lr", *learned)["model"]["name"] == "narrow"
     (run,) = (path.stem for path in (checkout / "results/trials/runs").iterdir())
     shutil.copy(REPOSITORY / "eval.py", checkout)
     file, yaml = checkout / "models" / "narrow.py", checkout / "configs/model/narrow.yaml"

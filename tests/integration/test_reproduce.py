@@ -44,7 +44,7 @@ def test_trains_what_is_missing_two_at_once_past_a_failure(command, tmp_path):
     obstacle = tmp_path / "checkpoints" / bad.run_id
     obstacle.parent.mkdir()
     obstacle.write_text("a file where the run's folder should be")
-    first = command(runs, "--slots", "2", "image_every=1")
+    first = command(runs, "--device", "cpu", "--slots", "2", "image_every=1")
     assert first.code == 1, first.out + first.err
     assert "1 finished, 1 failed" in first.out
     failures = lines_about(bad, first, "failed")
@@ -97,7 +97,7 @@ def test_out_of_time_and_the_next_call_goes_on(command, tmp_path):
     stopped = command([run], "max_minutes=1e-9")  # of the child alone, which exits with 75 itself
     assert stopped.code == 75 and "after epoch 0 of 2" in stopped.out
     assert lines_about(run, stopped, "out of time") and not lines_about(run, stopped, "failed")
-    status = command([run], "--status")
+    status = command([run], "--status", "--device", "cpu")
     assert "0 done, 0 running, 1 interrupted" in status.out
     assert "est.: no epoch timed here; steps on " in status.out
     assert command([run]).code == 0
@@ -106,7 +106,7 @@ def test_out_of_time_and_the_next_call_goes_on(command, tmp_path):
 
 def test_status_where_the_device_of_the_runs_is_not(command):
     """As on the login node of a cluster."""
-    status = command([small_run()], "--status", "--slurm", "device=cuda:99")
+    status = command([small_run()], "--status", "--slurm", "--device", "cuda:99")
     assert status.code == 0 and "0 done, 0 running" in status.out
     assert "time left unknown: device=cuda:99 is not available" in status.out
 
@@ -183,10 +183,9 @@ def test_a_dataset_may_lie_elsewhere(command, tmp_path, digits_root):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_a_device_that_is_not_there_is_named_before_anything_starts(command, device):
-    outcome = command([small_run()], f"--device={device}")
-    assert outcome.code == 2 and f"device={device} is not available" in outcome.err
+def test_a_device_that_is_not_there_is_named_before_anything_starts(command):
+    outcome = command([small_run()], "--device=cuda:99")
+    assert outcome.code == 2 and "device=cuda:99 is not available" in outcome.err
 
 
 def test_runs_that_would_fill_no_cell_are_refused(command):
@@ -323,7 +322,7 @@ def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_status_and_dry_run_of_a_real_table(tmp_path):
     folders = [f"--{name}-dir={tmp_path}/{name}" for name in ("results", "checkpoint", "log")]
-    status = script("--table", "2", "--status", *folders)
+    status = script("--table", "2", "--status", "--device", "cpu", *folders)
     assert status.returncode == 0, status.stderr
     assert status.stdout.count("missing") == 7 and "6 missing" in status.stdout
     assert "cifar10-vgg11-Lr-a0.125-s0-" in status.stdout and status.stdout.count(" est.\n") == 6
