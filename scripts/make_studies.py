@@ -18,6 +18,7 @@ from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.formats import lines_csv, markdown_grid
+from scripts.paper.judging import ENOUGH
 from scripts.paper.options import add_strict, exit_code, read_and_name
 from scripts.paper.results import RESULTS
 from scripts.paper.studies import (
@@ -73,8 +74,9 @@ def page(found: Sequence[Outcome]) -> str:
         "",
         f"Base on CIFAR-10 at 30 epochs (`{' '.join(SETTING)}`), each variant with and without the "
         "overrides of a study. Differences of means in points, with Welch's 95 % interval from two "
-        "runs on each side on. The runs without are those of the tables; those with the overrides, "
-        "with device and version, are in `studies.csv`.",
+        f"runs on each side on; with fewer than {ENOUGH} on a side they decide nothing. The runs "
+        "without are those of the tables; those with the overrides, with device and version, are "
+        "in `studies.csv`.",
         "",
     ]
     for metric, heading in (("last", "Last epoch"), ("best", "Best epoch")):

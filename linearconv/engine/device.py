@@ -110,3 +110,8 @@ def device_name(device: torch.device) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]} ({len(names)} threads)" if names else platform.processor() or "CPU"
+
+
+def is_cpu(name: str) -> bool:
+    """Whether a `device_name` is that of a CPU."""
+    return name.endswith(" threads)")

@@ -15,6 +15,7 @@ import pandas as pd
 from configs import dataset_config, variant_name
 from configs.identity import Identity
 from linearconv.engine.checkpoint import Checkpoints, load
+from linearconv.engine.device import is_cpu
 from linearconv.engine.digests import canonical_json
 from linearconv.engine.record import read_record
 from linearconv.errors import UserError
@@ -120,15 +121,10 @@ def benchmarked(device: str, runtime: str) -> dict[str, dict[tuple[str, str], fl
     rows = rows.sort_values(["precision", "date"], na_position="first")
     found: dict[str, dict[tuple[str, str], float]] = {}
     for name, speeds in rows.groupby("device"):
-        if name == device or (_is_cpu(name) and _is_cpu(device)):
+        if name == device or (is_cpu(name) and is_cpu(device)):
             networks = zip(speeds["model"], speeds["variant"], strict=True)
             found[name] = dict(zip(networks, speeds["images_per_s"], strict=True))
     return dict(sorted(found.items(), key=lambda each: each[0] != device))
-
-
-def _is_cpu(device: str) -> bool:
-    """Whether a device's name in provenance is that of a CPU."""
-    return device.endswith(" threads)")
 
 
 def _keys(identity: Identity) -> tuple[str, str]:

@@ -28,11 +28,12 @@ class Claim:
         exempt: a model that the paper excepts.
         against: variant that is compared with.
         against_model: model that is compared with; empty for the row's own.
-        margin: of equivalence, in points, or of an orthogonal layer, as a share.
+        margin: of equivalence, in points; of an orthogonal layer, as a share; of speeds, around 1.
         count: what is counted.
         statistic: of a count over the rows: mean, min or max; of speeds: median, or none.
         column: of results/benchmarks.
         mode: of the rows there, usual or fast.
+        cpu_only: whether rows of other devices do not count.
         between: ends of the interval in which a count or a speed supports the claim.
         note: what a reader should know of the judgement.
     """
@@ -52,6 +53,7 @@ class Claim:
     statistic: str = ""
     column: str = ""
     mode: str = ""
+    cpu_only: bool = False
     between: list[float] = field(default_factory=list)
     note: str = ""
 
@@ -103,6 +105,7 @@ class Finding:
         n: numbers of seeds compared; empty for counts and speeds.
         why: of a verdict that needs a reason.
         paired: the interval over the seeds in common; empty where there are fewer than two.
+        printed: the difference in the paper, and whether it is outside the interval.
         runs: run_ids of the runs and of those they are compared with.
     """
 
@@ -112,6 +115,7 @@ class Finding:
     n: str = ""
     why: str = ""
     paired: str = ""
+    printed: str = ""
     runs: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 

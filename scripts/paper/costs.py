@@ -62,9 +62,8 @@ def markdown(folder: Path, recipe: str) -> str:
         "CIFAR-10 (CIFAR-100 is as large), `runtime=fast`, one run on the device. An epoch with "
         "its evaluation is computed from images a second, measured on few random images "
         f"(`results/benchmarks`), and {epochs_of(recipe)} epochs (`recipe={recipe}`) from that; "
-        "a variant that was measured on another day than Conv has Conv's time, times the ratio of "
-        f"its own day; {NOTHING}: not measured. How long finished runs took, with what ran "
-        "beside them, is in their records (`timing`).",
+        f"{NOTHING}: not measured, or on another day than Conv. How long finished runs took, with "
+        "what ran beside them, is in their records (`timing`).",
         "",
         *markdown_grid(costs_grid(folder, epochs_of(recipe))),
         "",

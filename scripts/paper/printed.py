@@ -101,6 +101,18 @@ def _row(fields: dict[str, str]) -> PaperRow:
     )
 
 
+def absolute(row: PaperRow, dataset: str) -> Decimal:
+    """The accuracy of a row in percent, also where a difference from the baseline is printed."""
+    if row.baseline is None:
+        return row.accuracies[dataset]
+    (base,) = (
+        other
+        for other in paper_rows()
+        if (other.table, other.model, other.baseline) == (row.table, row.baseline, None)
+    )
+    return base.accuracies[dataset] + row.accuracies[dataset]
+
+
 def printed(count: int, unit: float, like: Decimal) -> Decimal:
     """A count in millions or billions, rounded half up to the decimals of `like`."""
     return (Decimal(count) / Decimal(int(unit))).quantize(like, rounding=ROUND_HALF_UP)

@@ -289,10 +289,6 @@ class Results:
         """The records that fill a cell."""
         return self._filled.get(cell, {})
 
-    def first_record(self, cell: Cell) -> Record | None:
-        """The record of a cell's lowest seed."""
-        return next(iter(self.records(cell).values()), None)
-
     def cells(self) -> list[Cell]:
         """The cells that have records, in the order of the tables."""
         return [cell for cell in all_cells() if cell in self._filled]

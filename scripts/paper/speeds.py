@@ -18,13 +18,6 @@ MEASURES = {
 }
 """By name: the row's mode and the column with the number in milliseconds."""
 
-RATIOS = {
-    "step_over_conv": {"ms_per_step": 1, "images_per_s": -1},
-    "latency_over_conv_fused_b1": {"latency_ms_fused_b1": 1},
-    "latency_over_conv_fused_b256": {"latency_ms_fused_b256": 1},
-}
-"""By the ratio of a row to its Conv's: the columns that go with its power."""
-
 Setting = tuple[str, str]
 """(file name without .csv, precision)."""
 
@@ -54,7 +47,7 @@ class Benchmarks:
             self.devices[setting] = row["device"]
             times = self.times.setdefault((setting, row["model"], row["variant"]), {})
             for measure, (mode, column) in MEASURES.items():
-                if mode in (None, row["mode"]) and pd.notna(row[column]):
+                if mode == row["mode"] and pd.notna(row[column]):
                     times[measure] = row[column]
 
 
@@ -67,7 +60,13 @@ def read_benchmarks(folder: Path) -> Benchmarks:
     found = Benchmarks()
     columns = list(dict.fromkeys(column for _, column in MEASURES.values()))
     for path in sorted((folder / "benchmarks").glob("*.csv")):
-        frame = _read(path)
+        whole = _read(path)
+        frame = _of_one_day(whole)
+        if others := len(whole) - len(frame):
+            found.notes.append(
+                f"{path.name}: {others} rows were measured on another day than their Conv, and no "
+                "time of theirs is shown."
+            )
         if missing := [key for key in KEYS if key not in frame]:
             raise UserError(f"{path} lacks the columns {', '.join(missing)}")
         if absent := [column for column in columns if column not in frame]:
@@ -85,33 +84,23 @@ def read_benchmarks(folder: Path) -> Benchmarks:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # empty, or not a table
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
-    return _comparable(frame)
 
 
-def _comparable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a file with the times that they would have had on the day of their Conv.
+def _of_one_day(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a file that were measured on the day of their Conv.
 
-    A machine's speed differs from day to day, the ratio to Conv, taken within each round, hardly:
-    a variant that was measured on another day than Conv has Conv's time, times the ratio of its
-    own day.
+    A machine's speed differs from day to day (results/benchmarks/README.md), so that times of two
+    days do not belong beside each other.
     """
     keys = ["model", "device", "mode", "precision"]
-    if not {*keys, "variant", "date", *RATIOS} <= set(frame):
+    if not {*keys, "variant", "date"} <= set(frame):
         return frame
     plain = frame[frame["variant"] == "Conv"].drop_duplicates(keys, keep="last").set_index(keys)
-    for index, row in frame.iterrows():
-        conv = plain.loc[tuple(row[keys])] if tuple(row[keys]) in plain.index else row
-        if row["date"] == conv["date"]:
-            continue
-        for ratio, columns in RATIOS.items():
-            for column, power in columns.items():
-                if row[ratio] and conv.get(column):
-                    value = float(conv[column]) * float(row[ratio]) ** power
-                    frame.loc[index, column] = f"{value:.4g}"
-    return frame
+    days = [plain["date"].get(tuple(row)) for row in frame[keys].itertuples(index=False)]
+    return frame[[day in (None, date) for day, date in zip(days, frame["date"], strict=True)]]
 
 
 def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
@@ -126,7 +115,8 @@ def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
         Columns `model, variant, device, precision, rounds, value`; a row for each that is known.
     """
     columns = ["model", "variant", "device", "precision"]
-    frames = [_read(path) for path in sorted((folder / "benchmarks").glob("*.csv"))]
+    paths = sorted((folder / "benchmarks").glob("*.csv"))
+    frames = [_of_one_day(_read(path)) for path in paths]
     known = [frame for frame in frames if {*columns, "rounds", "mode", column} <= set(frame)]
     if not known:
         return pd.DataFrame(columns=[*columns, "rounds", "value"])

@@ -112,14 +112,14 @@ def outcomes(studies: Sequence[Study], records: Sequence[Record]) -> list[Outcom
 def outcomes_grid(found: Sequence[Outcome], metric: str) -> Grid:
     """A row for each variant of each study; differences in points with Welch's 95 % interval."""
     header = ["Study", "Network", "With it (%)", "Without (%)", "Difference"]
-    header += ["Behind Conv with it", "Behind Conv without"]
+    header += ["Against Conv with it", "Against Conv without"]
     body = []
     for outcome in found:
         runs, plain, conv, plain_conv = (
             [record[METRICS[metric]] for record in records]
             for records in (outcome.runs, outcome.plain, outcome.conv, outcome.plain_conv)
         )
-        behind = [_difference(conv, runs), _difference(plain_conv, plain)]
+        against = [_difference(runs, conv), _difference(plain, plain_conv)]
         body.append(
             [
                 outcome.study.name,
@@ -127,7 +127,7 @@ def outcomes_grid(found: Sequence[Outcome], metric: str) -> Grid:
                 _mean(runs),
                 _mean(plain),
                 _difference(runs, plain),
-                *(behind if outcome.variant != "Conv" else ["", ""]),
+                *(against if outcome.variant != "Conv" else ["", ""]),
             ]
         )
     return Grid(header, body)

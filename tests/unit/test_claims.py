@@ -9,7 +9,7 @@ from linearconv.errors import UserError
 from scripts.paper import claims as claims_module
 from scripts.paper.claims import Finding, Judgement, read_claims
 from scripts.paper.claims_text import csv_text, judged, markdown
-from scripts.paper.judging import COUNTS, JUDGES, judge
+from scripts.paper.judging import COUNTS, JUDGES, beyond_margin, judge
 from scripts.paper.results import Results
 from tests.records import add_artifacts, add_runs
 
@@ -119,6 +119,36 @@ def test_one_cell_that_contradicts_contradicts_the_claim(tmp_path):
     )
 
 
+def test_a_contradiction_is_corrected_for_the_number_of_cells(tmp_path):
+    """0.8 points below with an interval of 0.3 would contradict half a point, but in one of 12."""
+    for dataset in ("cifar10", "cifar100", "svhn", "mnist"):
+        for model in ("base", "vgg11", "allconv"):
+            low = (dataset, model) == ("cifar10", "base")
+            add_runs(tmp_path, Cell(model, "Conv", dataset), around(86, 3, 0.1))
+            add_runs(tmp_path, Cell(model, "Lr", dataset), around(85.2 if low else 86, 3, 0.1))
+    found = verdict(tmp_path, "-Lr keeps the accuracy within half a point")
+    assert found.findings[0].verdict == "undecided"
+    assert found.findings[0].why == "contradicts it alone, but not as one of 12 cells"
+    assert [f.verdict for f in found.run[1:]] == ["supported"] * 11
+
+
+def test_without_what_it_is_compared_with_nothing_is_decided(tmp_path):
+    add_runs(tmp_path, cell("base", "Lr"), around(86, 3))
+    found = verdict(tmp_path, "-Lr keeps the accuracy within half a point")
+    assert found.text.startswith("undecided in 1 of 30 (what it is compared with has not run)")
+
+
+def test_what_the_paper_prints_is_beside_the_interval(tmp_path):
+    add_runs(tmp_path, cell("base", "Conv"), around(86, 3))
+    add_runs(tmp_path, cell("base", "Lr"), around(84, 3))
+    add_runs(tmp_path, cell("base", "e"), around(83.1, 3))
+    assert verdict(tmp_path, "-Lr keeps the accuracy within half a point").run[0].printed == (
+        "-0.1 (outside)"
+    )
+    assert verdict(tmp_path, "-e is worse than -Lr").run[0].printed == "-0.9"
+    assert beyond_margin(CLAIMS["-Lr keeps the accuracy within half a point"]) == (4, 30)
+
+
 def test_the_best_alpha_is_corrected_for_their_number(tmp_path):
     add_runs(tmp_path, cell("vgg11", "Lr"), around(90, 3))
     for alpha, mean in ((0.125, 88), (0.25, 89.99), (0.75, 92)):
@@ -130,6 +160,12 @@ def test_the_best_alpha_is_corrected_for_their_number(tmp_path):
         "contradicted",
         "not run",
     ]
+
+
+def test_alphas_whose_seeds_do_not_differ_decide_nothing(tmp_path):
+    for alpha, mean in ((None, 90), (0.25, 85)):
+        add_runs(tmp_path, cell("vgg11", "Lr", alpha), around(mean, 3, 0))
+    assert verdict(tmp_path, "alpha = 0.5 is best").verdict == "undecided"
 
 
 def test_filters_against_their_bound(tmp_path):
@@ -169,9 +205,44 @@ def test_measured_speed(tmp_path):
     )
     usual = verdict(tmp_path, "LinearConv takes longer to train, as the paper computes it")
     fast = verdict(tmp_path, "LinearConv takes longer to train, factored")
-    assert (usual.verdict, fast.verdict) == ("supported", "contradicted")
+    assert (usual.verdict, fast.verdict) == ("not run", "contradicted")  # a GPU's usual loop
     assert [finding.estimate for finding in fast.findings] == ["x0.80, 5 rounds"]
     assert verdict(tmp_path, "inference takes the same time (median)").verdict == "not run"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "rounds", "expected"),
+    [(1.2, 3, "supported"), (0.8, 3, "contradicted"), (1.09, 9, "undecided"),
+     (0.91, 9, "undecided"), (0.5, 2, "undecided")],
+)  # fmt: skip
+def test_a_time_decides_if_it_is_beyond_the_noise(tmp_path, ratio, rounds, expected):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "cpu.csv").write_text(
+        "model,variant,device,mode,precision,rounds,step_over_conv\n"
+        f"base,Lr,CPU (2 threads),usual,fp32,{rounds},{ratio}\n"
+    )
+    usual = verdict(tmp_path, "LinearConv takes longer to train, as the paper computes it")
+    assert usual.verdict == expected
+
+
+@pytest.mark.parametrize(("among", "expected"), [(0.5, "supported"), (0.01, "contradicted")])
+def test_secondary_filters_are_more_correlated_or_not(tmp_path, among, expected):
+    """In one of two runs not: then they are not."""
+    matrix = np.full((8, 8), 0.1) + 0.9 * np.eye(8)
+    for record, value in zip(
+        add_runs(tmp_path, cell("base", "L"), [(86, 85)] * 2), (0.5, among), strict=True
+    ):
+        matrix[4:, 4:] = np.where(np.eye(4, dtype=bool), 1, value)
+        arrays = {
+            "layers": np.array(["conv1"]),
+            "primary": np.array([4]),
+            "filters": np.zeros((8, 3, 3, 3), dtype=np.float16),
+            "correlations_0": pack_symmetric(matrix.astype(np.float16)),
+        }
+        write_artifacts(tmp_path / "artifacts" / f"{record['run_id']}.npz", arrays)
+    found = verdict(tmp_path, "without regularisation, secondary filters are more correlated")
+    assert found.run[0].verdict == expected and found.run[0].n == "2 of 2"
 
 
 def test_pages_are_complete_and_say_what_they_are(tmp_path):
@@ -182,9 +253,10 @@ def test_pages_are_complete_and_say_what_they_are(tmp_path):
     assert markdown("paper", found).startswith(
         "# The paper's claims at 250 epochs (recipe paper)\n"
     )
-    for name in CLAIMS:
-        assert f"| {name} |" in page
-    assert csv_text("short", found).count("\n") > 2 * len(CLAIMS)
+    whole = markdown("paper", found)
+    for name, claim in CLAIMS.items():
+        assert f"| {name} |" in whole and (f"| {name} |" in page) == claim.trained
+    assert csv_text("paper", found).count("\n") > 2 * len(CLAIMS)
 
 
 def test_reasons_are_said_once():

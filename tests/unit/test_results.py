@@ -108,25 +108,10 @@ def test_a_point_of_figure_3_has_as_many_seeds_as_its_difference(tmp_path):
     points = accuracy_figure(Results(tmp_path, "paper"), "best").data
     (found,) = (p for p in points if (p["model"], p["variant"]) == ("base", "Lr"))
     assert (found["n"], found["accuracy"], found["std"]) == (1, 85.0, None)
-
-
-def test_a_time_of_another_day_than_convs_is_convs_times_its_ratio(tmp_path):
-    (tmp_path / "benchmarks").mkdir()
-    columns = "model,variant,device,mode,precision,rounds,ms_per_step,images_per_s,step_over_conv,"
-    latencies = "latency_ms_fused_b1,latency_ms_fused_b256,latency_over_conv_fused_b1,"
-    (tmp_path / "benchmarks/a.csv").write_text(
-        f"{columns}{latencies}latency_over_conv_fused_b256,date\n"
-        "base,Conv,A,fast,fp32,5,30,1000,1,0.5,40,1,1,2026-01-01\n"
-        "base,Lr,A,fast,fp32,5,24,1200,0.8,0.6,41,1.2,1.1,2026-01-01\n"
-        "base,e,A,fast,fp32,3,45,700,0.9,0.9,60,0.8,0.7,2026-02-02\n"
-        "vgg11,e,A,fast,fp32,3,45,700,0.9,0.9,60,0.8,0.7,2026-02-02\n"  # no Conv to compare with
-    )
-    times = read_benchmarks(tmp_path).times
-    found = {(m, v): list(each.values()) for (_, m, v), each in times.items()}
-    assert found["base", "Lr"] == [24, 0.6, 41] and found["vgg11", "e"] == [45, 0.9, 60]
-    assert found["base", "e"] == [27, 0.4, 28]
-    speeds = measured(tmp_path, "images_per_s", "fast").set_index(["model", "variant"])["value"]
-    assert speeds["base", "e"] == 1111 and speeds["base", "Lr"] == 1200
+    add_runs(tmp_path, CONV, [(88, 87)], first_seed=2)
+    points = accuracy_figure(Results(tmp_path, "paper"), "best").data
+    (found,) = (p for p in points if (p["model"], p["variant"]) == ("base", "Lr"))
+    assert (found["n"], found["std"]) == (2, 0.7071)  # of its own 85 and 84, not of -2 and -4
 
 
 def test_a_record_may_fill_cells_of_two_recipes(tmp_path, monkeypatch):
@@ -302,6 +287,21 @@ def test_benchmarks(tmp_path):
     path.write_text("model,variant\n")
     with pytest.raises(UserError, match="device, mode, precision"):
         read_benchmarks(tmp_path)
+
+
+def test_times_of_another_day_than_convs_are_left_out(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/card.csv").write_text(
+        f"{COLUMNS},date,rounds,images_per_s\n"
+        "base,Conv,Card,fast,fp32,4,,2026-01-02,5,100\n"
+        "base,Lr,Card,fast,fp32,3,,2026-01-02,5,200\n"
+        "base,e,Card,fast,fp32,2,,2026-01-03,5,300\n"
+        "vgg11,Lr,Card,fast,fp32,9,,2026-01-03,5,10\n"  # without a Conv
+    )
+    found = read_benchmarks(tmp_path)
+    assert [key[1:] for key in found.times] == [("base", "Conv"), ("base", "Lr"), ("vgg11", "Lr")]
+    assert any("1 rows were measured on another day" in note for note in found.notes)
+    assert "e" not in set(measured(tmp_path, "images_per_s", "fast").variant)
 
 
 def test_the_default_alpha_of_cells_is_the_configs():

@@ -44,7 +44,7 @@ def test_means_and_differences():
     assert found["With it (%)"] == "85.00 (n=2)" and found["Without (%)"] == "81.00 (n=2)"
     # Welch by hand: both variances are 2, so the error is sqrt(2), t(0.975, 2) = 4.303.
     assert found["Difference"] == "+4.00 [-2.08, +10.08]"
-    assert found["Behind Conv with it"] == "+4.00" and found["Behind Conv without"] == "+8.00"
+    assert found["Against Conv with it"] == "-4.00" and found["Against Conv without"] == "-8.00"
     assert row("LRr", records, "best")["With it (%)"] == "86.00 (n=2)"
 
 
@@ -63,8 +63,8 @@ def test_what_is_trained_with_the_overrides_is_compared_with_such_a_conv():
     ]
     grid = outcomes_grid(outcomes([released], records), "last")
     (conv, linear) = (dict(zip(grid.header, row, strict=True)) for row in grid.body)
-    assert linear["Behind Conv with it"] == "+3.00" and conv["Difference"] == "-2.00"
-    assert conv["Behind Conv with it"] == ""
+    assert linear["Against Conv with it"] == "-3.00" and conv["Difference"] == "-2.00"
+    assert conv["Against Conv with it"] == ""
 
 
 @pytest.mark.parametrize("study", read_studies(), ids=lambda study: study.name)

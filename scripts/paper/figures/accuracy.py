@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from scripts.paper.figures.base import (
     key,
     seeds,
 )
-from scripts.paper.printed import DATASETS, MODELS, PaperRow, paper_rows
+from scripts.paper.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
 from scripts.paper.results import Results
 
 DATASET = "cifar10"
@@ -59,10 +60,13 @@ def _missing(results: Results, rows: list[PaperRow]) -> list[str]:
 def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -> Point:
     found = accuracy(results, row, DATASET, metric)
     base = next((r for r in rows if r.model == row.baseline and r.baseline is None), None)
-    paper = float(row.accuracies[DATASET] + (base.accuracies[DATASET] if base else 0))
+    paper = float(absolute(row, DATASET))
     ours = found.accuracy
     if base is not None and found.ours is not None:  # the table's difference, seed by seed
         ours = accuracy(results, base, DATASET, metric).accuracy + found.ours
+    counted = found.runs.accuracy
+    if not found.differences.empty:
+        counted = counted[found.differences.index]
     count = counts(*row.network)
     return {
         "model": row.model,
@@ -72,7 +76,7 @@ def _point(results: Results, row: PaperRow, rows: list[PaperRow], metric: str) -
         "flops_paper_convention": count.flops,
         "paper_accuracy": round(paper, 1),
         "accuracy": None if ours is None else round(ours, 4),
-        "std": None if found.std is None else round(found.std, 4),
+        "std": round(statistics.stdev(counted), 4) if len(counted) > 1 else None,
         "n": found.n,
     }
 

@@ -31,7 +31,7 @@ Point = dict[str, Any]
 
 
 def cost_figure(results: Results, metric: str) -> Figure:
-    """Accuracy against training time and multiply-adds; a line joins the variants of a model."""
+    """Accuracy against training time and multiply-adds of the variants of each model."""
     models = {row.model for row in paper_rows() if row.table == 4}
     cells = [
         cell
@@ -52,10 +52,12 @@ def cost_figure(results: Results, metric: str) -> Figure:
     return Figure(
         "cost-of-accuracy",
         f"Accuracy for its cost on CIFAR-10, recipe={results.recipe}, {metric} epoch",
-        f"Test accuracy on CIFAR-10 ({metric}, mean over the seeds) against the cost of training "
-        f"with recipe={results.recipe}. Time: the measured step of runtime=fast ({_where(setting)}"
-        f"{device}) times the number of steps; a variant whose step was not measured is missing "
-        "there. Multiply-adds: of all forward passes, LinearConv layers factored.",
+        f"Test accuracy on CIFAR-10 ({metric} epoch, mean and standard deviation over the seeds) "
+        f"against the cost of training with recipe={results.recipe}; the axes do not begin at 0. "
+        f"Time: the step of runtime=fast as measured on one device ({_where(setting)}{device}), "
+        "wherever the runs were trained, times the number of steps; a variant whose step was not "
+        "measured, or on another day than Conv's, is missing there. Multiply-adds: of all forward "
+        "passes, LinearConv layers factored.",
         points,
         [cell_name(cell) for cell in cells if cell not in found],
         lambda width: _draw(points, width),
@@ -77,6 +79,7 @@ def _point(results: Results, cell: Cell, metric: str, times: dict[str, float] | 
         "model": cell.model,
         "variant": cell.variant,
         "accuracy": round(runs.mean(), 4),
+        "std": round(runs.std(), 4) if len(runs) > 1 else None,
         "n": len(runs),
         "training_hours": None if step is None else float(f"{step * steps / 3.6e6:.4g}"),
         "forward_teramacs": float(f"{macs * images * epochs / 1e12:.4g}"),
@@ -108,13 +111,14 @@ def _draw(points: list[Point], width: float) -> Canvas:
 
 
 def _draw_model(axes: Axes, points: list[Point], name: str) -> None:
-    """The variants of one model, joined from the cheapest on; its name above the dearest."""
+    """The variants of one model; its name above the dearest."""
     points = sorted(points, key=lambda point: point[name])
-    costs, heights = [p[name] for p in points], [p["accuracy"] for p in points]
-    axes.plot(costs, heights, color="#999999", linewidth=0.8, zorder=2)
-    for point, cost in zip(points, costs, strict=True):
-        variant = point["variant"]
-        axes.plot(cost, point["accuracy"], MARKERS[variant], color=COLORS[variant], ms=6, zorder=3)
+    for point in points:
+        style = {"marker": MARKERS[point["variant"]], "color": COLORS[point["variant"]], "ms": 6}
+        axes.errorbar(point[name], point["accuracy"], yerr=point["std"], elinewidth=0.8, capsize=2,
+                      **style)  # fmt: skip
     if points:
-        axes.annotate(MODELS[points[-1]["model"]], (costs[-1], heights[-1]), (0, 6),
+        dearest = points[-1]
+        top = dearest["accuracy"] + (dearest["std"] or 0)
+        axes.annotate(MODELS[dearest["model"]], (dearest[name], top), (0, 6),
                       textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
