@@ -62,7 +62,7 @@ def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell])
         f"{MODELS[model]} on {DATASETS[dataset]}: test accuracy (dotted: training accuracy) and "
         "how far the correlation loss (Algorithm 1, over all layers) is above its lower bound "
         "after each epoch, whether or not it is trained on. Mean over the seeds; shaded: their "
-        "range.",
+        "range. Accuracies of the first epochs are below the axis.",
         lines,
         [cell_name(cell) for cell in cells if not records[cell.variant]],
         lambda width: _draw_curves(curves, width),
