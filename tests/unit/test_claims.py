@@ -40,6 +40,7 @@ def test_every_claim_names_a_known_test_and_real_rows():
         assert claim.rows(), claim.name
         assert claim.test != "count" or claim.count in COUNTS
         assert claim.test != "equivalent" or claim.margin > 0
+        assert claim.test != "speed" or claim.statistic or claim.margin > 0
 
 
 def test_a_claim_with_an_unknown_key_is_named(tmp_path, monkeypatch):
@@ -177,6 +178,17 @@ def test_filters_against_their_bound(tmp_path):
     assert found.verdict == "contradicted"  # they are random
 
 
+def add_correlations(folder, record, layer: str, primary: int, matrix: np.ndarray) -> None:
+    """The arrays of a run whose filters of one layer have these correlations."""
+    arrays = {
+        "layers": np.array([layer]),
+        "primary": np.array([primary]),
+        "filters": np.zeros((2 * primary, 3, 3, 3), dtype=np.float16),
+        "correlations_0": pack_symmetric(matrix.astype(np.float16)),
+    }
+    write_artifacts(folder / "artifacts" / f"{record['run_id']}.npz", arrays)
+
+
 @pytest.mark.parametrize(("scale", "expected"), [(1.0, "contradicted"), (0.05, "supported")])
 def test_random_filters_are_not_orthogonal(tmp_path, scale, expected):
     """Not even in many dimensions, where their correlations are small."""
@@ -184,13 +196,7 @@ def test_random_filters_are_not_orthogonal(tmp_path, scale, expected):
     filters = np.random.default_rng(0).normal(size=(128, 1152))
     unit = filters / np.linalg.norm(filters, axis=1, keepdims=True)
     matrix = scale * (unit @ unit.T) + (1 - scale) * np.eye(128)
-    arrays = {
-        "layers": np.array(["conv4"]),
-        "primary": np.array([128]),
-        "filters": np.zeros((256, 3, 3, 3), dtype=np.float16),
-        "correlations_0": pack_symmetric(matrix.astype(np.float16)),
-    }
-    write_artifacts(tmp_path / "artifacts" / f"{record['run_id']}.npz", arrays)
+    add_correlations(tmp_path, record, "conv4", 128, matrix)
     found = verdict(tmp_path, "primary filters become orthogonal")
     assert found.run[0].verdict == expected
 
@@ -234,13 +240,7 @@ def test_secondary_filters_are_more_correlated_or_not(tmp_path, among, expected)
         add_runs(tmp_path, cell("base", "L"), [(86, 85)] * 2), (0.5, among), strict=True
     ):
         matrix[4:, 4:] = np.where(np.eye(4, dtype=bool), 1, value)
-        arrays = {
-            "layers": np.array(["conv1"]),
-            "primary": np.array([4]),
-            "filters": np.zeros((8, 3, 3, 3), dtype=np.float16),
-            "correlations_0": pack_symmetric(matrix.astype(np.float16)),
-        }
-        write_artifacts(tmp_path / "artifacts" / f"{record['run_id']}.npz", arrays)
+        add_correlations(tmp_path, record, "conv1", 4, matrix)
     found = verdict(tmp_path, "without regularisation, secondary filters are more correlated")
     assert found.run[0].verdict == expected and found.run[0].n == "2 of 2"
 
