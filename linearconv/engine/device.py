@@ -13,9 +13,16 @@ from linearconv.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
+CUDNN_HEURISTICS = "TORCH_CUDNN_USE_HEURISTIC_MODE_B"
+"""Environment variable: 1 lets cuDNN choose its algorithms by the slower and better of its two
+heuristics, 0 by the faster. PyTorch reads it once, at the first convolution of the process."""
+
 
 def resolve_device(name: str) -> torch.device:
     """The named device, made current; "auto" is the first CUDA device, else the CPU.
+
+    On CUDA, cuDNN is told to use its better heuristics, unless the environment says otherwise:
+    among the deterministic algorithms the faster ones miss by much (docs/gpu.md has the times).
 
     Raises:
         UserError: the CUDA device cannot be used.
@@ -33,6 +40,7 @@ def resolve_device(name: str) -> torch.device:
         check_cuda(device)
         if device.index is not None:
             torch.cuda.set_device(device)  # or pinned memory would create a context on device 0
+        os.environ.setdefault(CUDNN_HEURISTICS, "1")
         _try(device)
     return device
 

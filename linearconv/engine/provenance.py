@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from linearconv.engine.device import device_name
+from linearconv.engine.device import CUDNN_HEURISTICS, device_name
 
 CODE = Path(__file__).resolve().parents[2]
 """Root of the checkout, if the package is installed editable from one."""
@@ -78,12 +78,14 @@ TF32_OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 def _cuda(device: torch.device) -> dict[str, Any]:
     """What the bits of a result depend on, on CUDA, besides the device; all None on a CPU."""
-    names = ("cuda", "cudnn", "compute_capability", "tf32_overrides")
+    names = ("cuda", "cudnn", "cudnn_heuristics", "compute_capability", "tf32_overrides")
     if device.type != "cuda":
         return dict.fromkeys(names)
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     overrides = {name: os.environ[name] for name in TF32_OVERRIDES if name in os.environ}
-    values = (torch.version.cuda, torch.backends.cudnn.version(), capability, overrides)
+    heuristics = "B" if os.environ.get(CUDNN_HEURISTICS) == "1" else "A"
+    cudnn = torch.backends.cudnn.version()
+    values = (torch.version.cuda, cudnn, heuristics, capability, overrides)
     return dict(zip(names, values, strict=True))
 
 

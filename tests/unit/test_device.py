@@ -8,7 +8,12 @@ import torch
 from configs import compose
 from configs.checks import check_ready
 from linearconv.engine import device as device_module
-from linearconv.engine.device import cuda_devices, resolve_device, unusable_cuda
+from linearconv.engine.device import (
+    CUDNN_HEURISTICS,
+    cuda_devices,
+    resolve_device,
+    unusable_cuda,
+)
 from linearconv.engine.provenance import provenance
 from linearconv.errors import UserError
 from train import out_of_memory
@@ -62,6 +67,8 @@ def gpu(monkeypatch):
         "set_device": None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setenv(CUDNN_HEURISTICS, "")  # so that it is restored
+    monkeypatch.delenv(CUDNN_HEURISTICS)
 
     def fails(error):
         def refuse(*_, **__):
@@ -105,9 +112,13 @@ def test_running_out_of_memory_while_training_is_one_line(cli, small, monkeypatc
 def test_the_provenance_names_what_the_bits_depend_on(gpu, monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
-    found = provenance(torch.device("cuda"))
+    monkeypatch.setattr(device_module, "_try", lambda _: None)
+    found = provenance(resolve_device("cuda"))
     assert found["device"] == "Some GPU" and found["compute_capability"] == "5.0"
     assert found["cudnn"] == 91002 and found["cuda"] == torch.version.cuda
     assert found["tf32_overrides"] == {"NVIDIA_TF32_OVERRIDE": "0"}
+    assert found["cudnn_heuristics"] == "B"
+    monkeypatch.setenv(CUDNN_HEURISTICS, "0")
+    assert provenance(resolve_device("cuda"))["cudnn_heuristics"] == "A"
     on_cpu = provenance(torch.device("cpu"))
     assert [on_cpu[key] for key in ("cuda", "cudnn", "compute_capability")] == [None] * 3
