@@ -26,7 +26,7 @@ from linearconv import LinearConv2d
 from linearconv.engine.device import device_name, resolve_device
 from linearconv.engine.fast.memory import keep_freed_memory, unsafe_channels_last
 from linearconv.engine.fast.small_images import small_image_products
-from linearconv.engine.precision import autocast, precision_flags
+from linearconv.engine.precision import autocast, effective_precision, precision_flags
 from linearconv.errors import UserError
 from scripts.bench.options import add_options
 from scripts.bench.rows import BENCHMARKS, write
@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "model": args.model,
                 "variant": args.variant,
                 "device": device_name(device),
-                "precision": args.precision,
+                "precision": effective_precision(args.precision, device),
                 "torch": torch.__version__,
                 "rounds": args.rounds,
                 "layer": name,

@@ -24,7 +24,7 @@ import torch
 from configs import compose
 from configs.cli import MISTAKE
 from linearconv.engine.device import device_name, resolve_device
-from linearconv.engine.precision import precision_flags
+from linearconv.engine.precision import effective_precision, precision_flags
 from linearconv.errors import UserError
 from scripts.bench.cases import FastCase, random_images
 from scripts.bench.options import add_options
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             "variant": args.variant,
             "device": device_name(device),
             "torch": torch.__version__,
-            "precision": args.precision,
+            "precision": effective_precision(args.precision, device),
             "rounds": args.rounds,
             "slots": group.number,
             "threads_each": group.threads,

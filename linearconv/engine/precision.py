@@ -35,6 +35,11 @@ def precision_flags(precision: str) -> Iterator[None]:
             setattr(*switch, value)
 
 
+def effective_precision(precision: str, device: torch.device) -> str:
+    """What a precision is on a device: on a CPU, "tf32" is "fp32"."""
+    return "fp32" if (precision, device.type) == ("tf32", "cpu") else precision
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context of the forward pass: bfloat16 autocast for "bf16", none otherwise.
 

@@ -22,7 +22,7 @@ from linearconv.engine.device import device_name
 from linearconv.engine.fast.memory import keep_freed_memory
 from linearconv.engine.fast.tape import device_operations
 from linearconv.engine.loop import Training, train_epoch
-from linearconv.engine.precision import autocast
+from linearconv.engine.precision import autocast, effective_precision
 from linearconv.engine.step import Steps
 from scripts.bench.timing import latency_ms, median_ratio, synchronise
 from train import eval_batch_size, initial_model, train_settings
@@ -129,7 +129,7 @@ class Case(ABC):
             "variant": self.config.variant.name,
             "device": device_name(self.device),
             "mode": self.mode,
-            "precision": self.config.precision,
+            "precision": effective_precision(self.config.precision, self.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "rounds": len(self.steps_s),

@@ -50,7 +50,7 @@ def test_every_case_is_measured(rows):
         ("LRr", "fast"),
     ]
     for row in rows:
-        assert row["model"] == "base" and row["precision"] == "tf32" and row["rounds"] == 1
+        assert row["model"] == "base" and row["precision"] == "fp32" and row["rounds"] == 1
         for key in ("images_per_s", "ms_per_step", "ratio_to_usual", "step_over_conv"):
             assert row[key] > 0
         for key in ("unfused_b1", "fused_b1", "unfused_b256", "fused_b256"):
