@@ -16,7 +16,7 @@ from models import architecture
 from scripts.paper.figures.base import SINGLE, Figure, seeds
 from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Record, records_of
-from scripts.paper.text import Grid
+from scripts.paper.text import Grid, mean_text
 
 RATES = (1e-3, 1e-4)
 """The learning rates of the paper (section 4.2), which does not say which model has which."""
@@ -102,13 +102,9 @@ def choices_grid(found: Sequence[Choice]) -> Grid:
     header = ["Model", *(f"lr {rate:g}: validation accuracy, %" for rate in RATES)]
     body = []
     for choice in found:
-        accuracies = [_mean(choice.accuracies.get(rate, [])) for rate in RATES]
+        accuracies = [mean_text(choice.accuracies.get(rate, [])) for rate in RATES]
         body.append([MODELS[choice.model], *accuracies, f"{choice.configured:g}", choice.verdict])
     return Grid([*header, "configured", "verdict"], body)
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.2f} (n={len(values)})" if values else "not run"
 
 
 def choice_lines(found: Sequence[Choice]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from linearconv.errors import UserError
 from scripts.paper.intervals import welch
 from scripts.paper.printed import MODELS
 from scripts.paper.results import METRICS, Record, records_of
-from scripts.paper.text import NOT_RUN, Grid
+from scripts.paper.text import Grid, mean_text
 
 SETTING = ("model=base", "dataset=cifar10", "recipe=short")
 SEEDS = (0, 1)
@@ -124,17 +124,13 @@ def outcomes_grid(found: Sequence[Outcome], metric: str) -> Grid:
             [
                 outcome.study.name,
                 f"{MODELS['base']}-{outcome.variant}",
-                _mean(runs),
-                _mean(plain),
+                mean_text(runs),
+                mean_text(plain),
                 _difference(runs, plain),
                 *(against if outcome.variant != "Conv" else ["", ""]),
             ]
         )
     return Grid(header, body)
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.2f} (n={len(values)})" if values else NOT_RUN
 
 
 def _difference(these: Sequence[float], those: Sequence[float]) -> str:

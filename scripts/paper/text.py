@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
@@ -22,6 +23,11 @@ TITLES = {
     4: "Common architectures with LinearConv",
     5: "LinearConv and other methods",
 }
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """The mean of some accuracies in percent, and of how many."""
+    return f"{statistics.fmean(values):.2f} (n={len(values)})" if values else NOT_RUN
 
 
 @dataclass(frozen=True)
