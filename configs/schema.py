@@ -142,8 +142,8 @@ class TrainConfig:
         max_minutes: stop at an epoch end, before the process has run this long; null: no limit.
         image_every: epochs between image summaries in the TensorBoard log.
         logger: tensorboard, or wandb: Weights & Biases too, which copies the TensorBoard log.
-        results_dir: the record is <results_dir>/runs/<run_id>.json; default: results for a run that
-            fills a cell of the paper's tables, results/trials for any other.
+        results_dir: the record is <results_dir>/runs/<run_id>.json; default: results for a run of
+            the tables with a recipe of configs/recipe unchanged, results/trials for any other.
         checkpoint_dir: the checkpoints are in <checkpoint_dir>/<run_id>/.
         log_dir: the TensorBoard log is in <log_dir>/<run_id>/.
     """

@@ -3,9 +3,9 @@
     python scripts/make_figures.py                  # results/figures/*.{pdf,svg}, data/*.csv
     python scripts/make_figures.py --recipe short   # results/figures/short/
 
-Reads results/runs/*.json and results/artifacts/*.npz. A figure without any of its runs is not
-drawn; one with some of its runs shows those. Missing runs are listed in both cases. Damaged records
-are named and left out (--strict: exit code 1).
+Reads results/runs/*.json, results/artifacts/*.npz and results/benchmarks/*.csv. A figure without
+any of its runs is not drawn; one with some of its runs shows those. Missing runs are listed in
+both cases. Damaged records are named and left out (--strict: exit code 1).
 """
 
 from __future__ import annotations
