@@ -16,7 +16,7 @@ from configs.cli import run_main
 from configs.experiments import results_dirs
 from configs.groups import group_file, group_names
 from configs.identity import Identity
-from data import SIZE, Augmentation, DatasetSpec, Normalisation, ResidentBatches, load_dataset
+from data import SIZE, Augmentation, DatasetFile, DatasetSpec, Normalisation, ResidentBatches
 from data.own import describe
 from data.packed import packed_path
 from linearconv import fuse
@@ -168,8 +168,14 @@ def test_batches(
     without augmentation.
     """
     spec = dataset_of(identity, root, path, option=option)
+    file, trained_on = DatasetFile(spec, root), identity["dataset"]["digest"]
+    if file.digest != trained_on:
+        raise UserError(
+            f"{file.unknown}. The run was trained on images with the digest {trained_on}: give the "
+            f"file with them as {option}"
+        )
     limit = identity["dataset"]["limit_test"]
-    data = load_dataset(spec, root, limit_train=plain_train, limit_test=limit, val_fraction=1.0)
+    data = file.load(limit_train=plain_train, limit_test=limit, val_fraction=1.0)
     return ResidentBatches(
         data,
         spec,

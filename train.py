@@ -20,9 +20,9 @@ import torch
 
 from configs import TrainConfig, identify, run_id, variant_name
 from configs.cli import FAILED, OUT_OF_TIME, Score, Unfinished, run_main
-from configs.compose import PATH_KEYS
 from configs.experiments import results_dir
 from configs.identity import Identity
+from configs.schema import PATH_KEYS
 from data import DATA, SIZE, Batches, DatasetFile
 from linearconv import set_execution
 from linearconv.dropout import seed_dropout
@@ -33,7 +33,14 @@ from linearconv.engine.lock import RunLocked
 from linearconv.engine.loop import NonFiniteLoss, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings
 from linearconv.engine.provenance import portable, provenance
-from linearconv.engine.run import Restart, RunPaths, RunSpec, execute, name_in_use
+from linearconv.engine.run import (
+    Restart,
+    RunPaths,
+    RunSpec,
+    execute,
+    name_in_use,
+    other_run,
+)
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
 from linearconv.errors import UserError, first_line
@@ -52,6 +59,8 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     name = name_in_use(run_id(identity), results, checkpoints)
     paths = RunPaths(name, results, checkpoints, logs)
     record = paths.finished()
+    if record is not None and record["science"] != identity:
+        raise UserError(other_run(paths.record))
     if record is not None and not config.overwrite:
         print(f"{paths.run_id} is already finished (overwrite=true runs it again)")
         now = model_sha256(config)
@@ -128,6 +137,12 @@ def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
             f"baseline_checkpoint={config.baseline_checkpoint} must contain the best weights "
             f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}, got "
             f"{checkpoint['run_id']}, epoch {checkpoint['epoch']}"
+        )
+    classes = found["dataset"]["classes"]
+    if classes != config.dataset.classes:
+        raise UserError(
+            f"baseline_checkpoint={config.baseline_checkpoint} was trained on {classes} classes of "
+            f"{actual[2]}, which has {config.dataset.classes} now: train a baseline on it"
         )
     return checkpoint
 

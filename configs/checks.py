@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from configs.groups import group_file, group_names
-from configs.schema import EvalConfig, RecipeConfig, TrainConfig
+from configs.schema import EvalConfig, ModelConfig, RecipeConfig, TrainConfig
 from data import DATA, SIZE
 from data.official import DATASETS
 from data.own import NAME, NAME_RULE
@@ -39,6 +39,7 @@ def check(config: TrainConfig | EvalConfig) -> None:
         _check_numbers(config)
         _check_choices(config)
         _check_optimizer(config.recipe)
+        _check_learning_rate(config)
         _check_schedule(config.recipe)
         _check_dataset(config)
         _check_variant(config)
@@ -79,11 +80,13 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
 
 
 def _check_names(config: TrainConfig) -> None:
-    """A yaml that is copied and keeps its name would train another network than it is called."""
-    for group, name in (("model", config.model.name), ("variant", config.variant.name)):
+    """A yaml that is copied and keeps its name would train something else than it is called."""
+    for group in ("model", "variant", "dataset"):
+        name = getattr(config, group).name
         others = [o for o in group_names(group) if group_file(group, o).get("name") == name != o]
+        missing = group != "dataset" and name not in group_names(group)  # custom: the file's name
         _require(
-            name in group_names(group) and not others,
+            not missing and not others,
             f"configs/{group}/{others[0] if others else name}.yaml must have the name of its file, "
             f"got name: {name}",
         )
@@ -162,6 +165,7 @@ def _check_dataset(config: TrainConfig) -> None:
         fraction == 0 or 0 < round(fraction * images) < images,
         f"recipe.val_fraction={fraction} leaves no training or no validation images of {images}",
     )
+    _require(dataset.channels > 0, f"dataset.channels must be above 0, got {dataset.channels}")
     for key, values in asdict(dataset.normalisation).items():
         _require(
             len(values) == dataset.channels,
@@ -175,8 +179,9 @@ def _check_dataset(config: TrainConfig) -> None:
         )
     size, augmentation = dataset.image_size, dataset.augmentation
     _require(
-        1 <= size <= SIZE,
-        f"dataset.image_size must be from 1 to {SIZE}, to which images are padded, got {size}",
+        1 <= size <= SIZE and size % 2 == 0,
+        f"dataset.image_size must be even and from 1 to {SIZE}, to which images are padded on all "
+        f"sides, got {size}",
     )
     _require(
         augmentation.train_padding >= 0 and size + 2 * augmentation.train_padding >= 32,
@@ -233,6 +238,20 @@ def _check_optimizer(recipe: RecipeConfig) -> None:
         "recipe.decay_coefficients=true needs recipe.weight_decay above 0, e.g. "
         "recipe.optimizer=sgd recipe.weight_decay=5e-4",
     )
+
+
+def _check_learning_rate(config: TrainConfig) -> None:
+    """A learning rate of the model that was changed must be the one that is used."""
+    recipe, model = config.recipe, config.model
+    used = "sgd_lr" if recipe.optimizer == "sgd" else "lr"
+    usual = asdict(ModelConfig()) | group_file("model", model.name)
+    for key in ("lr", "sgd_lr"):
+        value = getattr(model, key)
+        _require(
+            value == usual[key] or (key == used and recipe.lr is None),
+            f"model.{key}={value} is not used with recipe.optimizer={recipe.optimizer}"
+            f"{'' if recipe.lr is None else f' and recipe.lr={recipe.lr}'}: give recipe.lr=",
+        )
 
 
 def _check_schedule(recipe: RecipeConfig) -> None:

@@ -83,7 +83,8 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(MISTAKE)
     except OSError as error:  # Hydra's own: a job's are in the list
-        print(f"{error.filename} cannot be written to: {error.strerror}", file=sys.stderr)
+        what = error.filename or "a file"  # without a name if a disk is full
+        print(f"{what} cannot be written to: {error.strerror}", file=sys.stderr)
         sys.exit(MISTAKE)
     except Unfinished:  # from a sweeper that stops at a failure, which is in the list
         pass

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -18,8 +19,15 @@ from yaml import YAMLError
 
 from configs.checks import check
 from configs.groups import CONFIG_DIR, group_file, group_names
-from configs.schema import DatasetConfig, EvalConfig, TrainConfig, register_schemas
+from configs.schema import (
+    PATH_KEYS,
+    DatasetConfig,
+    EvalConfig,
+    TrainConfig,
+    register_schemas,
+)
 from configs.usage import check_keys
+from data.dataset_file import default_root
 from data.own import describe
 from linearconv.errors import UserError
 
@@ -30,17 +38,6 @@ NOISE = re.compile(
 )
 """Lines of error messages that describe Hydra or OmegaConf internals, or suggest adding a key that
 nothing would read."""
-
-PATH_KEYS = (
-    "results_dir",
-    "checkpoint_dir",
-    "log_dir",
-    "checkpoint",
-    "dataset.root",
-    "dataset.path",
-    "baseline_checkpoint",
-)
-"""Keys whose values are paths, which may be quoted."""
 
 CUSTOM = "custom"
 """The dataset whose config is computed from its file."""
@@ -81,6 +78,8 @@ def compose_raw(overrides: list[str], config_name: str) -> DictConfig:
 def to_config(composed: DictConfig) -> TrainConfig | EvalConfig:
     """Convert Hydra's config tree to the dataclasses of `configs.schema`, interpolations resolved.
 
+    In paths, ~ is expanded: shells do not where it follows "=".
+
     Raises:
         UserError: a key that is not in the schema was added with "+key=", or the file of
             dataset=custom cannot be used.
@@ -90,7 +89,22 @@ def to_config(composed: DictConfig) -> TrainConfig | EvalConfig:
     unknown = list(_unknown_keys(config))
     if unknown:
         raise UserError(f"unknown key: {', '.join(unknown)}; nothing would read it")
+    _expand_home(config)
+    config.dataset.root = config.dataset.root or default_root()
     return config
+
+
+def _expand_home(config: TrainConfig | EvalConfig) -> None:
+    for key in PATH_KEYS:
+        node, _, name = key.rpartition(".")
+        owner = getattr(config, node) if node else config
+        path = getattr(owner, name, None)  # some are keys of one config alone
+        if not path or not path.startswith("~"):
+            continue
+        try:
+            setattr(owner, name, str(Path(path).expanduser()))
+        except RuntimeError:
+            raise UserError(f"{key}={path}: there is no such user's folder here") from None
 
 
 def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -12,8 +12,9 @@ CONFIG_DIR = Path(__file__).resolve().parent
 
 
 def group_names(group: str) -> list[str]:
-    """The choices of a config group, sorted."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    """The choices of a config group, sorted; hidden files, as editors leave them, are none."""
+    paths = (CONFIG_DIR / group).glob("*.yaml")
+    return sorted(path.stem for path in paths if not path.name.startswith("."))
 
 
 @cache

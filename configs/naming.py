@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -9,10 +10,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from configs.compose import compose_raw, dataset_config, dataset_names
+from configs.compose import compose_raw, dataset_config, dataset_names, user_errors
 from configs.groups import group_file, group_names
 from configs.identity import Identity, identity_hash, resolved
 from configs.schema import ModelConfig, RecipeConfig, TrainConfig, VariantConfig
+from linearconv.errors import UserError, first_line
+
+log = logging.getLogger(__name__)
 
 CUSTOM = "custom"
 """The recipe of a run that differs from all presets."""
@@ -123,7 +127,7 @@ def nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
         return "paper", unlike
     loss = _recipe_preset("paper").get("regularizer")
     names = sorted(
-        group_names("recipe"),
+        filter(_is_usable, group_names("recipe")),
         key=lambda name: (name != "paper", _recipe_preset(name).get("regularizer") != loss, name),
     )
     found = [(name, _unlike_recipe(identity, name)) for name in names]
@@ -161,6 +165,19 @@ def _variant_preset(name: str) -> dict[str, Any]:
         return {}
     preset = asdict(VariantConfig()) | group_file("variant", name)
     return {key: preset[key] for key in ("linear", "regularized", "rank", "init", "widths")}
+
+
+@cache
+def _is_usable(recipe: str) -> bool:
+    """Whether a preset can be composed: one that is being written must not stop other runs."""
+    try:
+        with user_errors():
+            OmegaConf.merge(OmegaConf.structured(RecipeConfig), _recipe_preset(recipe)["recipe"])
+    except (UserError, KeyError) as error:
+        reason = f"it has no key {error}" if isinstance(error, KeyError) else first_line(error)
+        log.warning("configs/recipe/%s.yaml is left out: %s", recipe, reason)
+        return False
+    return True
 
 
 @cache

@@ -10,6 +10,17 @@ from omegaconf import MISSING
 from data.spec import DatasetSpec
 from linearconv.engine.fast.speed import Speed
 
+PATH_KEYS = (
+    "results_dir",
+    "checkpoint_dir",
+    "log_dir",
+    "checkpoint",
+    "dataset.root",
+    "dataset.path",
+    "baseline_checkpoint",
+)
+"""Keys whose values are paths, which may be quoted."""
+
 
 @dataclass
 class DatasetConfig(DatasetSpec):

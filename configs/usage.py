@@ -10,9 +10,11 @@ from functools import cache
 from typing import Any, get_type_hints
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from configs.groups import group_names
-from configs.schema import EvalConfig, TrainConfig
+from configs.schema import PATH_KEYS, EvalConfig, TrainConfig
 from linearconv.errors import UserError, did_you_mean
 
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig}
@@ -63,12 +65,18 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
             problems.append(f"unknown option: {argument}, expected KEY=VALUE{_hint(name, leaves)}")
         if argument.startswith("-") or key.startswith("hydra") or "@" in key:
             continue
-        if not equals:
-            if not (argument.startswith("~") or before.startswith("-")):
+        if argument.startswith("~"):
+            problems.append(f"{argument}: expected a value, no key can do without: {key}=...")
+        elif not equals:
+            if not before.startswith("-"):
                 hint = "; did you mean run=" + argument + "?" if config_name == "eval" else ""
                 problems.append(f"expected KEY=VALUE, got {argument}{hint}")
         elif key not in known and not key.startswith(tuple(f"{name}." for name in leaves)):
             problems.append(f"unknown key: {key}{_hint(key, known)}")
+        elif key in PATH_KEYS and (number := _number(argument)) is not None:
+            problems.append(
+                f"{key}={value} would be read as {number}: write {key}=./{value} for that folder"
+            )
         elif key in GROUPS[config_name] and re.fullmatch(r"[\w,.-]+", value):
             choices = group_names(key)
             for each in dict.fromkeys(value.split(",")):
@@ -77,6 +85,16 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
                     problems.append(f"{key}={each}: expected one of {', '.join(choices)}{near}")
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _number(argument: str) -> bool | int | float | None:
+    """What Hydra makes of KEY=VALUE, if that is a number or a truth value."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([argument])
+    except HydraException:  # said where the config is composed
+        return None
+    value = None if override.is_sweep_override() else override.value()
+    return value if isinstance(value, bool | int | float) else None
 
 
 def _hint(key: str, known: Collection[str]) -> str:

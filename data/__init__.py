@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.batches import SIZE, Batches
-from data.dataset_file import DatasetFile
+from data.dataset_file import DatasetFile, default_root
 from data.packed import Dataset
 from data.reference import ReferenceBatches
 from data.resident import ResidentBatches
@@ -22,6 +22,7 @@ __all__ = [
     "Normalisation",
     "ReferenceBatches",
     "ResidentBatches",
+    "default_root",
     "load_dataset",
 ]
 

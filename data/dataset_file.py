@@ -17,6 +17,11 @@ DEFAULT_ROOT = "datasets"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+def default_root() -> str:
+    """The folder of packed datasets: $LINEARCONV_DATA, unless it is empty, else "datasets"."""
+    return os.environ.get("LINEARCONV_DATA") or DEFAULT_ROOT
+
+
 class DatasetFile:
     """`<root>/<name>.npz`, downloaded and packed on first use, or `spec.path`, read in place.
 
@@ -121,7 +126,7 @@ class DatasetFile:
         made = (Path(DEFAULT_ROOT).resolve(), CHECKOUT / DEFAULT_ROOT)
         if self.root.exists() or self.root.resolve() in made:
             return
-        usual = packed_path(self.spec.name, Path(os.environ.get("LINEARCONV_DATA", DEFAULT_ROOT)))
+        usual = packed_path(self.spec.name, Path(default_root()))
         raise UserError(
             f"dataset.root={self.root} does not exist, so nothing was downloaded. The default is "
             f"{usual.parent}/, where {usual.name} is {'' if usual.exists() else 'not '}present. "

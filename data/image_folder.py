@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,6 @@ from linearconv.errors import UserError
 
 Files = dict[str, list[Path]]
 """The image files of each class."""
-
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-)
-"""Exceptions of Pillow for files that are no images, or damaged ones."""
 
 T = TypeVar("T")
 
@@ -132,12 +123,26 @@ def split_folders(folder: Path, otherwise: str = "") -> tuple[Path, Path | None]
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(folders, key=lambda path: path.name)  # paths ignore case on Windows
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    """Whether a file, or a folder that it is in, is hidden: thumbnails are copies of images."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in those below, linked ones too.
+
+    Hidden ones are left out: thumbnails are copies of images.
+    """
+    entered = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in entered:  # a link to a folder above
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(root, name) for name in names if not name.startswith("."))
+        # A link to nothing is an image that is missing: reading it will say so.
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def class_files(folder: Path) -> Files:
@@ -146,10 +151,7 @@ def class_files(folder: Path) -> Files:
     Raises:
         UserError: there are fewer than two classes, or one without files.
     """
-    files = {
-        path.name: sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-        for path in _folders(folder)
-    }
+    files = {path.name: sorted(_files_below(path)) for path in _folders(folder)}
     _check_classes(folder, files)
     empty = [name for name, found in files.items() if not found]
     if len(files) < 2 or empty:
@@ -212,7 +214,7 @@ def read_all(
 
     Args:
         files: in `folder`.
-        read: raises one of `UNREADABLE` for a file that is no image, or a damaged one.
+        read: raises any exception for a file that is no image, or a damaged one.
         folder: for the message.
         threads: that read at the same time.
 
@@ -224,7 +226,7 @@ def read_all(
     def attempt(path: Path) -> T | None:
         try:
             return read(path)
-        except UNREADABLE as error:
+        except Exception as error:  # Pillow's decoders raise whatever damage makes them stumble on
             what = str(error).splitlines()[0] if str(error) else "damaged"
             if isinstance(error, UnidentifiedImageError):  # whose message names an object of ours
                 what = "not an image"
@@ -255,12 +257,28 @@ def open_upright(file: Path | io.BytesIO) -> tuple[Image.Image, tuple[int, int]]
     """An image in RGB, turned upright as its EXIF data says, and its size in the file.
 
     Raises:
-        Exception: one of `UNREADABLE`.
+        Exception: it cannot be read, or has more than 8 bits per channel.
     """
     with Image.open(file) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would clip its values
             raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
+        if _more_than_8_bits(image):
+            raise ValueError("16 bits per channel, expected 8")
         return ImageOps.exif_transpose(image).convert("RGB"), image.size
+
+
+def _more_than_8_bits(image: Image.Image) -> bool:
+    """Whether Pillow will drop the lower bits of a colour image, whose mode does not tell.
+
+    Its decoder's arguments do: the raw mode (of PNG and TIFF, "RGB;16B"), the largest value (PPM).
+    """
+    for _, _, _, arguments in getattr(image, "tile", ()):
+        for each in arguments if isinstance(arguments, tuple) else (arguments,):
+            if isinstance(each, str) and ";16" in each:
+                return True
+            if image.format == "PPM" and isinstance(each, int) and each > 255:
+                return True
+    return False
 
 
 def _take_test_share(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from data.batches import SIZE
 from data.packed import Dataset, read_file
 from data.spec import Augmentation, DatasetSpec
@@ -26,9 +28,10 @@ STORED_SIZES = (28, SIZE)
 def name_of(path: Path) -> str:
     """A valid name for the dataset in a file: the file's own, in lower case with underscores.
 
-    It begins with "my_" if it would be none otherwise.
+    It begins with "my_" if it would be none otherwise, and is cut where names of files that begin
+    with it would be too long.
     """
-    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "custom"
+    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower())[:100].strip("_") or "custom"
     return name if NAME.fullmatch(name) else f"my_{name}"
 
 
@@ -98,7 +101,7 @@ def _check_trainable(path: Path, dataset: Dataset) -> None:
             f"{path}: test_images are {dataset.test.images.shape[1:]}, train_images "
             f"{dataset.train.images.shape[1:]}; expected the same height, width and channels"
         )
-    if len(dataset.classes) < 2:
+    if len(np.unique(dataset.train.labels)) < 2:
         raise UserError(f"{path}: train_labels are all the same, expected two classes or more")
     if 0 in dataset.normalisation.std:
         raise UserError(

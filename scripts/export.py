@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from configs.cli import FAILED, MISTAKE
 from configs.experiments import results_dirs
 from configs.identity import Identity
-from data import SIZE, DatasetFile, DatasetSpec, ResidentBatches
+from data import SIZE, DatasetFile, DatasetSpec, ResidentBatches, default_root
 from eval import dataset_of, find_checkpoint, test_batches, trained_model
 from linearconv import LinearConv2d, fuse, set_execution
 from linearconv.engine.files import atomic_write
@@ -88,7 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-root",
         type=Path,
-        default=os.environ.get("LINEARCONV_DATA", "datasets"),
+        default=default_root(),
         help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
     )
     parser.add_argument("--data-path", help="the .npz of a run with dataset=custom")

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ import numpy as np
 from configs import dataset_config
 from configs.cli import MISTAKE
 from configs.own_dataset import check_new_name, write_config
-from data import DatasetFile, DatasetSpec
+from data import DatasetFile, DatasetSpec, default_root
 from data.image_folder import read_folder
 from data.official import DATASETS, pack
 from data.own import describe
@@ -57,7 +56,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return MISTAKE
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}; nothing was packed", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""  # none if a disk is full
+        print(f"{where}{error.strerror}; nothing was packed", file=sys.stderr)
         return MISTAKE
     return 0
 
@@ -101,7 +101,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root",
         type=Path,
-        default=os.environ.get("LINEARCONV_DATA", "datasets"),
+        default=default_root(),
         help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
     )
     parser.add_argument(
@@ -205,7 +205,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _root_override(root: Path) -> str:
     """What train.py must be told to find the folder, if it is not the default."""
-    usual = Path(os.environ.get("LINEARCONV_DATA", "datasets"))
+    usual = Path(default_root())
     if root.expanduser().resolve() == usual.resolve():
         return ""
     return f" {shlex.quote(override('dataset.root', root))}"

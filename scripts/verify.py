@@ -13,7 +13,6 @@ says how many did. Runs with dataset=custom are not checked, since their file is
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 
 from configs import dataset_names
 from configs.cli import FAILED, MISTAKE
-from data import ResidentBatches
+from data import ResidentBatches, default_root
 from eval import test_batches, trained_model
 from linearconv.engine.device import resolve_device
 from linearconv.engine.digests import canonical_json
@@ -72,7 +71,7 @@ def main() -> int:
     parser.add_argument(
         "--data-root",
         type=Path,
-        default=os.environ.get("LINEARCONV_DATA", "datasets"),
+        default=default_root(),
         help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
     )
     parser.add_argument("--device", default="auto")

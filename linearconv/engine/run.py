@@ -108,12 +108,11 @@ class RunPaths:
 def name_in_use(run_id: str, results: Path, checkpoint_dir: Path) -> str:
     """The name under which a run's files are there already, else `run_id`.
 
-    The hash at a run_id's end says what the run computes; the words before it may change, for
-    instance when somebody gives its variant a config, and with it a name.
+    The hash at a run_id's end says what the run computes; the words between the model and the seed
+    may change, for instance when somebody gives its variant a config, and with it a name.
     """
-    words, _, digest = run_id.rpartition("-")
-    dataset_and_model = "-".join(words.split("-")[:2])
-    pattern = f"{dataset_and_model}-*-{digest}"
+    dataset, model, *_, seed, digest = run_id.split("-")
+    pattern = f"{dataset}-{model}-*-{seed}-{digest}"
     found = [
         *(path.stem for path in results.glob(f"runs/{pattern}.json")),
         *(path.name for path in checkpoint_dir.glob(pattern)),
@@ -194,7 +193,7 @@ def execute(
         counts = network_counts(
             training.model, spec.input_shape, batch_size=spec.identity["recipe"]["batch_size"]
         )
-        checkpoints = _open_checkpoints(paths, training, restart, again=finished is not None)
+        checkpoints = _open_checkpoints(spec, training, restart, again=finished is not None)
         observers = [
             console(),
             TensorBoard(paths.log, first_epoch=training.epoch + 1, images_every=image_every),
@@ -272,15 +271,25 @@ def _published_weights(
 
 
 def _open_checkpoints(
-    paths: RunPaths, training: Training, restart: Restart, *, again: bool
+    spec: RunSpec, training: Training, restart: Restart, *, again: bool
 ) -> Checkpoints:
     """The run's checkpoints; the newest is loaded into `training`."""
     # While a finished run is run again, the checkpoints of its record are kept.
-    folder = paths.checkpoints / "overwrite" if again else paths.checkpoints
+    folder = spec.paths.checkpoints / "overwrite" if again else spec.paths.checkpoints
     checkpoints = Checkpoints(folder)
     if not restart.resume:
         checkpoints.clear()
     state = checkpoints.load_last()
     if state is not None:
+        if state["science"] != spec.identity:
+            raise UserError(other_run(folder))
         training.load_state_dict(state)
     return checkpoints
+
+
+def other_run(path: Path) -> str:
+    """That a file has this run's name but is of another one, for messages."""
+    return (
+        f"{path} is of another run, whose identity has the same first eight digits of its hash: "
+        "give this run other folders (results_dir= and checkpoint_dir=)"
+    )

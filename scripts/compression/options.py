@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from configs.checks import check_device
+from data import default_root
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 
@@ -84,7 +85,7 @@ def parse(description: str) -> argparse.Namespace:
     option(
         "--data-root",
         type=Path,
-        default=os.environ.get("LINEARCONV_DATA", "datasets"),
+        default=default_root(),
         help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
     )
     args = parser.parse_args()

@@ -240,6 +240,41 @@ def test_comparison_systems_train_and_basis_needs_its_baseline(cli, places, tmp_
     assert record["science"]["baseline"] == baseline.name.rpartition("-")[2]
     outcome = cli("train", *LRR, *places, *TINY, f"baseline_checkpoint={baseline}/best.pt")
     assert outcome.code == 2 and "not used by model=base" in outcome.err
+    outcome = cli(*basis, f"baseline_checkpoint={baseline}/best.pt", "dataset.classes=11")
+    assert outcome.code == 2 and "was trained on 10 classes of digits, which has 11" in outcome.err
+
+
+def test_runs_whose_hashes_begin_alike_are_told_apart(cli, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("configs.naming.identity_hash", lambda identity: "0" * 64)
+    base = ("train", "model=base", "variant=Conv", *small, "recipe.epochs=1")
+    assert cli(*base).code == 0
+    assert cli(*base, "seed=1").code == 0  # has a name of its own
+    assert len(records(tmp_path)) == 2
+    finished = cli(*base, "recipe.lr=0.002")
+    assert finished.code == 2 and "is of another run" in finished.err
+    for record in (tmp_path / "results" / "runs").glob("*.json"):
+        record.unlink()
+    resumed = cli(*base, "recipe.lr=0.002")
+    assert resumed.code == 2 and "is of another run" in resumed.err
+    assert not records(tmp_path)
+
+
+def test_published_data_is_evaluated_only_if_it_is_what_was_trained_on(
+    cli, small, digits_root, tmp_path
+):
+    assert cli("train", "model=base", "variant=Conv", *small, "recipe.epochs=1").code == 0
+    (record,) = records(tmp_path)
+    arrays = dict(np.load(digits_root / "digits.npz"))
+    arrays["test_images"] = 255 - arrays["test_images"]
+    del arrays["digest"]
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / "digits.npz", **arrays)
+    outcome = cli(
+        "eval", f"run={record['run_id']}", f"checkpoint_dir={tmp_path}/checkpoints",
+        f"results_dir={tmp_path}/results", f"dataset.root={tmp_path}/other",
+    )  # fmt: skip
+    assert outcome.code == 2 and "differs from the published digits" in outcome.err
+    assert "The run was trained on images with the digest" in outcome.err
 
 
 @pytest.mark.parametrize("override", ["precision=bf16", "precision=fp32", "runtime.execution=auto",

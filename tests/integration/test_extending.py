@@ -108,6 +108,11 @@ def test_a_copied_yaml_that_keeps_its_name_is_refused(checkout):
     command = [sys.executable, "train.py", "model=wide", "variant=Lr", "dataset=digits"]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 2 and "configs/model/wide.yaml must have the name" in done.stderr
+    (checkout / "configs/model/wide.yaml").unlink()
+    shutil.copy(checkout / "configs/dataset/mnist.yaml", checkout / "configs/dataset/kmnist.yaml")
+    command = [sys.executable, "train.py", "model=base", "variant=Lr", "dataset=kmnist"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 2 and "configs/dataset/kmnist.yaml must have the name" in done.stderr
 
 
 def test_a_yaml_that_cannot_be_parsed_is_named_with_its_line(checkout):
@@ -192,6 +197,14 @@ def test_a_variant_is_a_yaml(checkout, train):
     identity = train("digits-base-LRr4", "model=base", "variant=LRr4")
     assert identity["variant"]["rank"] == 4
     train("digits-base-LRr", "model=base", "variant=LRr")  # keeps its name
+
+
+def test_a_recipe_that_is_being_written_leaves_the_others(checkout, train):
+    (checkout / "configs/recipe/half.yaml").write_text("recipe:\n  epochs: [3\n")
+    (checkout / "configs/recipe/bare.yaml").write_text("epochs: 3\n")  # lacks its package
+    (checkout / "configs/recipe/.#short.yaml").symlink_to("nowhere")  # as an editor's lock
+    (checkout / "configs/variant/._Lr.yaml").write_bytes(b"\0\5")  # as macOS leaves them
+    train("digits-base-Lr", "model=base", "variant=Lr")
 
 
 def test_a_recipe_is_a_yaml(checkout):

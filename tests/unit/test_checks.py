@@ -1,6 +1,7 @@
 """Every mistake in a command gets one message that names it, before anything is computed."""
 
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,17 @@ MULTISTEP = [*BASE, "recipe.schedule=multistep"]
         ([*BASE, "runtime=turbo"], ["runtime=turbo: expected one of", "reference"]),
         ([*BASE, "epochs=3"], ["epochs"]),
         ([*BASE, "+recipe.foo=3"], ["unknown key: recipe.foo"]),
-        ([*BASE, "~recipe.epochs"], ["epochs"]),
+        ([*BASE, "~recipe.epochs"], ["~recipe.epochs: expected a value", "recipe.epochs=..."]),
+        ([*BASE, "~regularizer"], ["~regularizer: expected a value"]),
+        ([*BASE, "results_dir=2024_11_27"], ["read as 20241127: write results_dir=./2024_11_27"]),
+        ([*BASE, "checkpoint_dir=1.50"], ["read as 1.5: write checkpoint_dir=./1.50"]),
+        ([*BASE, "dataset.root=true"], ["read as True"]),
+        ([*BASE, "log_dir='~no-body/x'"], ["log_dir=~no-body/x: there is no such user"]),
+        ([*BASE, "model.sgd_lr=0.5"], ["model.sgd_lr=0.5 is not used with recipe.optimizer=adam"]),
+        ([*SGD, "model.lr=0.3"], ["model.lr=0.3 is not used with recipe.optimizer=sgd"]),
+        ([*BASE, "model.lr=0.3", "recipe.lr=0.1"], ["model.lr=0.3 is not used", "recipe.lr=0.1"]),
+        ([*BASE, "dataset.image_size=31"], ["dataset.image_size must be even", "got 31"]),
+        ([*BASE, "dataset.channels=0"], ["dataset.channels must be above 0"]),
         ([*BASE, "recipe.epochs=abc"], ["recipe.epochs=abc", "Integer"]),
         ([*BASE, "recipe.epochs=2.5"], ["recipe.epochs=2.5", "Integer"]),
         ([*BASE, "alpha=half"], ["alpha=half", "Float"]),
@@ -151,8 +162,24 @@ def test_defaults_are_the_papers():
     assert config.variant.rank == 10 and config.model.lr in (1e-3, 1e-4)
 
 
+def test_a_model_s_own_rate_may_be_changed_where_it_is_used():
+    assert compose([*BASE, "model.lr=0.3"]).model.lr == 0.3
+    assert compose([*SGD, "model.sgd_lr=0.5"]).model.sgd_lr == 0.5
+
+
+def test_paths_are_taken_as_they_are_written():
+    config = compose([*BASE, "results_dir='~/runs'", "checkpoint_dir=./2024_11", "log_dir='1.50'"])
+    assert config.results_dir == str(Path.home() / "runs")
+    assert (config.checkpoint_dir, config.log_dir) == ("./2024_11", "1.50")
+    config = compose(["checkpoint='~/best.pt'", "dataset.root='~/data'"], "eval")
+    assert config.checkpoint == str(Path.home() / "best.pt")
+    assert config.dataset.root == str(Path.home() / "data")
+
+
 def test_the_data_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("LINEARCONV_DATA", "/elsewhere")
     assert compose(BASE).dataset.root == "/elsewhere"
+    monkeypatch.setenv("LINEARCONV_DATA", "")
+    assert compose(BASE).dataset.root == "datasets"
     monkeypatch.delenv("LINEARCONV_DATA")
     assert compose(BASE).dataset.root == "datasets"

@@ -94,7 +94,6 @@ KEEPING = [
     "recipe.schedule=step",
     "recipe.lr_milestones=null",
     "recipe.label_smoothing=0",
-    "model.sgd_lr=0.5",  # of another optimiser
 ]
 
 

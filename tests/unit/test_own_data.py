@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from configs import compose, dataset_config, dataset_names, identify, run_id
 from configs.own_dataset import check_new_name
@@ -139,6 +141,10 @@ LABELS = np.arange(20) % 3
         ({"train_labels": 2 * LABELS}, ["(0, 2, 4), expected 0 to 2", "classes"]),
         ({"train_labels": LABELS - 1}, ["(-1, 0, 1), expected 0 to 2"]),
         ({"train_labels": LABELS * 0, "test_labels": LABELS[:6] * 0}, ["two classes or more"]),
+        (
+            {"train_labels": LABELS * 0, "classes": np.array(["a", "b", "c"])},
+            ["train_labels are all the same", "two classes or more"],
+        ),
         ({"test_labels": np.arange(6)}, ["test_labels contains labels from 0 to 5", "0 to 2"]),
         ({"test_images": IMAGES[:0], "test_labels": LABELS[:0]}, ["test_images", "at least one"]),
         ({"classes": np.array(["a", "b"])}, ["train_labels contains labels from 0 to 2", "0 to 1"]),
@@ -278,6 +284,57 @@ def test_hidden_files_and_folders_are_left_out(folder):
     picture(folder / "cat" / "more" / ".3.png")
     found = {name: len(files) for name, files in class_files(folder).items()}
     assert found == {"cat": 10, "dog": 10}
+
+
+def test_linked_folders_and_files_are_read(folder, tmp_path):
+    for i in range(3):
+        picture(tmp_path / "elsewhere" / f"{i}.png", seed=100 + i)
+    (folder / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (folder / "cat" / "more" / "up").symlink_to(folder / "cat")  # read once
+    (folder / "dog" / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    assert {name: len(files) for name, files in class_files(folder).items()} == {
+        "cat": 13,
+        "dog": 11,
+    }
+    (folder / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"1 of 25 files .*gone.png \(.*No such file"):
+        read_folder(folder)
+
+
+def test_colours_of_16_bits_are_refused(folder, tmp_path):
+    """Pillow would keep the higher 8 bits of them: of 12-bit images, 16 levels."""
+    pixels = np.full((32, 32, 3), 4095, ">u2")
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    (folder / "cat" / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    (folder / "dog" / "deep.ppm").write_bytes(b"P6\n32 32\n65535\n" + pixels.tobytes())
+    with pytest.raises(UserError) as error:
+        read_folder(folder)
+    for name in ("deep.png", "deep.ppm"):
+        assert f"{name} (16 bits per channel, expected 8)" in str(error.value)
+    (folder / "cat" / "deep.png").unlink()
+    (folder / "dog" / "deep.ppm").write_bytes(b"P6\n32 32\n255\n" + bytes(32 * 32 * 3))
+    read_folder(folder)
+
+
+def test_whatever_a_damaged_file_makes_pillow_raise_names_the_file(folder, monkeypatch):
+    def stumble(image):
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", stumble)
+    with pytest.raises(UserError, match=r"20 of 20 files .*0.png \(required argument is not"):
+        read_folder(folder)
 
 
 def test_the_test_share_depends_on_the_images_alone(folder):
