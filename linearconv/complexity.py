@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from linearconv.layer import LinearConv2d
 
@@ -31,6 +32,9 @@ def count_macs(
 ) -> float:
     """Exact multiply-adds of one image's forward pass through all convolutions and linear layers.
 
+    Those of attention (`torch.nn.MultiheadAttention`) are its projections; products of two
+    activations, as attention weights with values, are not counted, nor are recurrent layers.
+
     Args:
         model: any module; it is run once on zeros, in evaluation mode.
         input_shape: (C, H, W).
@@ -43,7 +47,7 @@ def count_macs(
     """
     if execution not in MAC_EXECUTIONS:
         raise ValueError(f"execution must be one of {', '.join(MAC_EXECUTIONS)}, got {execution!r}")
-    return _total_macs(_leaf_calls(model, input_shape), execution, batch_size)
+    return _total_macs(_calls(model, input_shape), execution, batch_size)
 
 
 def count_macs_by_phase(
@@ -59,7 +63,7 @@ def count_macs_by_phase(
     Returns:
         {"train": {"generate", "factored"}, "inference": {"fused", "factored"}}.
     """
-    calls = _leaf_calls(model, input_shape)
+    calls = _calls(model, input_shape)
     return {
         "train": {e: _total_macs(calls, e, batch_size) for e in ("generate", "factored")},
         "inference": {e: _total_macs(calls, e, 1) for e in ("fused", "factored")},
@@ -77,17 +81,22 @@ def layer_table(
         batch_size: images that share one generation of the weights.
 
     Returns:
-        `name`, `kind` (class), `output` (its shape without the batch), `params`, and the MACs per
-        training image `macs_generate` and `macs_factored`.
+        `name`, `kind` (class), `output` (its shape without the batch; None if it is no tensor),
+        `params` (each in the first row that it is in), and the MACs per training image
+        `macs_generate` and `macs_factored`.
     """
-    rows = []
-    for name, module, _, output in _leaf_calls(model, input_shape):
+    rows: list[dict[str, Any]] = []
+    seen: set[nn.Parameter] = set()
+    for name, module, inputs, output in _calls(model, input_shape):
         macs = {
-            f"macs_{execution}": _whole(_module_macs(module, output, execution, batch_size))
+            f"macs_{execution}": _whole(_module_macs(module, inputs, output, execution, batch_size))
             for execution in ("generate", "factored")
         }
-        row = {"name": name, "kind": type(module).__name__, "output": list(output.shape[1:])}
-        row |= {"params": count_parameters(module), **macs}
+        shape = list(output.shape[1:]) if isinstance(output, Tensor) else None
+        row = {"name": name, "kind": type(module).__name__, "output": shape}
+        new = {p for p in module.parameters() if p.requires_grad} - seen
+        seen |= new
+        row |= {"params": sum(p.numel() for p in new), **macs}
         if row["params"] or row["macs_generate"]:
             rows.append(row)
     return rows
@@ -114,30 +123,36 @@ def paper_flops(
         rank: count combinations with this rank instead of each layer's own.
     """
     total = 0
-    for _, module, input, output in _leaf_calls(model, input_shape):
-        total += _module_operations(module, input, output)
+    for _, module, inputs, output in _calls(model, input_shape):
+        total += _module_operations(module, inputs, output)
         if isinstance(module, LinearConv2d):
             channels = module.in_channels if all_input_channels else module.primary.shape[1]
             total += _combination_operations(module, channels, rank or module.rank)
     return total
 
 
-Call = tuple[str, nn.Module, Tensor, Tensor]
-"""(name, module, input, output) of one call of a leaf module; inputs and outputs of one image."""
+Call = tuple[str, nn.Module, tuple[Any, ...], Any]
+"""(name, module, inputs, output) of one call of a module, of one image."""
+
+COUNTED = (_ConvNd, nn.Linear, nn.MultiheadAttention)
+"""Modules that are counted whatever other modules they have in them (a norm, parametrizations)."""
 
 
-def _leaf_calls(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Call]:
-    """The calls of leaf modules in a forward pass of one all-zero image."""
+def _calls(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Call]:
+    """The calls of leaf modules and of `COUNTED` ones in a forward pass of one all-zero image."""
     calls: list[Call] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
-            first, *_ = (*args, *kwargs.values())
-            calls.append((name, module, first, output))
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            calls.append((name, module, (*args, *kwargs.values()), output))
 
         return hook
 
-    leaves = [(n, m) for n, m in model.named_modules() if not any(m.children())]
+    leaves = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, COUNTED) or not any(True for _ in module.children())
+    ]
     handles = [
         module.register_forward_hook(watch(name), with_kwargs=True) for name, module in leaves
     ]
@@ -164,7 +179,7 @@ def _evaluating(model: nn.Module):
 
 
 def _total_macs(calls: list[Call], execution: str, batch_size: int) -> float:
-    return _whole(sum(_module_macs(m, output, execution, batch_size) for _, m, _, output in calls))
+    return _whole(sum(_module_macs(*call[1:], execution, batch_size) for call in calls))
 
 
 def _whole(value: float) -> float:
@@ -172,53 +187,59 @@ def _whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _module_macs(module: nn.Module, output: Tensor, execution: str, batch_size: int) -> float:
-    """Multiply-adds of one leaf module for one image."""
+def _module_macs(
+    module: nn.Module, inputs: tuple[Any, ...], output: Any, execution: str, batch_size: int
+) -> float:
+    """Multiply-adds of one module for one image."""
     if isinstance(module, LinearConv2d):
         return _linearconv_macs(module, output, execution, batch_size)
-    if isinstance(module, nn.Conv2d):
-        return _convolution_macs(module, output)
+    if isinstance(module, _ConvNd):
+        return _convolution_macs(module, inputs, output)
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features
+    if isinstance(module, nn.MultiheadAttention):
+        query, key, value, *_ = inputs
+        # Each is projected to the embedding's width, and so are the attended values at the end.
+        return module.embed_dim * sum(each.numel() for each in (query, key, value, query))
     return 0
 
 
-def _convolution_macs(conv: nn.Conv2d, output: Tensor) -> int:
-    """Multiply-adds of a convolution with all its filters; `output` is for one image."""
+def _convolution_macs(conv: _ConvNd, inputs: tuple[Any, ...], output: Tensor) -> int:
+    """Multiply-adds of a convolution with all its filters, for one image."""
+    if conv.transposed:  # each input value meets the filters of its group
+        return inputs[0].numel() * math.prod(conv.kernel_size) * conv.out_channels // conv.groups
     return output.numel() * math.prod(conv.kernel_size) * conv.in_channels // conv.groups
 
 
 def _linearconv_macs(layer: LinearConv2d, output: Tensor, execution: str, batch_size: int) -> float:
-    convolution = _convolution_macs(layer, output)
+    convolution = _convolution_macs(layer, (), output)
     if execution == "fused":
         return convolution
     primary, *weight_shape = layer.primary.shape
     # Multiply-adds that combine one value of each primary filter, or of each primary output.
-    combination = sum(
-        p.numel() for name, p in layer.named_parameters() if name.startswith("coefficients")
-    )
+    combination = sum(factor.numel() for factor in layer.factors)
     if execution == "factored" and layer.groups == 1:
         positions = output.numel() // layer.out_channels
         return convolution * primary // layer.out_channels + combination * positions
     return convolution + combination * math.prod(weight_shape) / batch_size
 
 
-def _module_operations(module: nn.Module, input: Tensor, output: Tensor) -> int:
+def _module_operations(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
     """Operations of one leaf module for one image by the rules of thop 0.0.22."""
     if isinstance(module, nn.Conv2d):
         has_bias = module.bias is not None
         per_output = (math.prod(module.kernel_size) + has_bias) * module.in_channels
         return output.numel() * per_output // module.groups
     if isinstance(module, nn.BatchNorm2d):
-        return 4 * input.numel()
+        return 4 * inputs[0].numel()
     if isinstance(module, nn.ReLU):
-        return input.numel()
+        return inputs[0].numel()
     if isinstance(module, nn.MaxPool2d):
         return _as_thop(module.kernel_size) * output.numel()
     if isinstance(module, nn.AvgPool2d):
         return (_as_thop(module.kernel_size) + 1) * output.numel()
     if isinstance(module, nn.AdaptiveAvgPool2d):
-        return (math.prod(input.shape[-2:]) + 1) * output.numel()
+        return (math.prod(inputs[0].shape[-2:]) + 1) * output.numel()
     if isinstance(module, nn.Linear):
         return (2 * module.in_features - 1) * output.numel()
     return 0

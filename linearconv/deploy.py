@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from linearconv.convert import fuse, named_modules_of, replaced
 from linearconv.layer import LinearConv2d
+from linearconv.stand_in import without_hooks
 from linearconv.table import aligned
 
 ROUNDS = 3
@@ -101,7 +102,8 @@ def deploy(
     fused = fuse(model).eval().requires_grad_(False)
     model = copy.deepcopy(model).eval().requires_grad_(False)
     layers, plain = [], {}
-    with torch.inference_mode():
+    inputs = _copied(inputs)  # which a layer in place would change
+    with torch.no_grad():  # not inference_mode: what a model caches would be of no use outside
         reached = _inputs_of_layers(model, inputs)
         for layer, found in named_modules_of(model, LinearConv2d).items():
             convolution = fused.get_submodule(found[0])
@@ -109,7 +111,9 @@ def deploy(
             if layer in reached and layer.groups == 1:
                 layer.execution = "factored"
                 forms = {"fused": convolution, "factored": layer}
-                times = _milliseconds(forms, (reached[layer],), seconds)
+                # The input is what the layer's hooks have made of it.
+                with without_hooks(convolution), without_hooks(layer):
+                    times = _milliseconds(forms, (reached[layer],), seconds)
                 choice = min(times, key=times.__getitem__)
             if choice == "fused":
                 plain[layer] = convolution
@@ -118,6 +122,10 @@ def deploy(
         model = replaced(model, plain)
         whole = _milliseconds({"fused": fused, "deployed": model}, inputs, seconds)
     return Deployment(model, tuple(layers), whole["fused"], whole["deployed"])
+
+
+def _copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(each.clone() if isinstance(each, Tensor) else each for each in inputs)
 
 
 def _inputs_of_layers(model: nn.Module, inputs: tuple[Any, ...]) -> dict[nn.Module, Tensor]:
@@ -132,7 +140,7 @@ def _inputs_of_layers(model: nn.Module, inputs: tuple[Any, ...]) -> dict[nn.Modu
     layers = named_modules_of(model, LinearConv2d)
     handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:
-        model(*inputs)
+        model(*_copied(inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -148,7 +156,7 @@ def _milliseconds(
     timers = {
         name: Timer(
             "form(*inputs)",
-            globals={"form": form, "inputs": inputs},
+            globals={"form": form, "inputs": _copied(inputs)},
             num_threads=torch.get_num_threads(),
         )
         for name, form in forms.items()

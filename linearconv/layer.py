@@ -22,6 +22,9 @@ EXECUTIONS = ("auto", "generate", "factored")
 MACS_PER_OUTPUT = 64
 """Multiply-adds that combining must save per output value, to offset its extra memory traffic;
 measured with scripts/benchmark_layers.py on a CPU."""
+PERMUTED = "permuted"
+"""The entry in a state dict's metadata that says whether a layer's outputs are permuted."""
+
 INITS = ("released", "variance_preserving")
 
 
@@ -270,13 +273,20 @@ class LinearConv2d(nn.Conv2d):
         if self.primary_outputs is None:
             return None
         first = self.primary_outputs != 0
-        secondary = self.primary.shape[0] - 1 + (~first).cumsum(0)
-        return torch.where(first, first.cumsum(0) - 1, secondary)
+        # Not cumsum of bool, which torch's older ONNX exporter writes as it is: invalid.
+        secondary = self.primary.shape[0] - 1 + (~first).long().cumsum(0)
+        return torch.where(first, first.long().cumsum(0) - 1, secondary)
 
     def _permuted(self, joined: Tensor, dim: int) -> Tensor:
         """[primary, secondary] along `dim` in the order of the outputs."""
         permutation = self.permutation
         return joined if permutation is None else joined.index_select(dim, permutation)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if metadata is not None:
+            metadata[PERMUTED] = self.primary_outputs is not None
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         # Whether there is a permutation is part of what is loaded. A dict without the metadata of
@@ -286,7 +296,8 @@ class LinearConv2d(nn.Conv2d):
         if given is not None and self.primary_outputs is None:
             self.primary_outputs = torch.empty_like(given, device=self.primary.device)
         whole = local_metadata and any(key.startswith(f"{prefix}primary") for key in state_dict)
-        if given is None and whole:
+        # Older dicts do not say it in their metadata.
+        if given is None and whole and not local_metadata.get(PERMUTED, False):
             self.primary_outputs = None
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
@@ -297,7 +308,8 @@ class LinearConv2d(nn.Conv2d):
         Mode, forward and backward hooks, and `requires_grad` (that of `primary`) are kept.
         """
         fused = nn.Conv2d(*conv_arguments(self), device="meta")
-        fused.weight = nn.Parameter(self.weight.detach().clone())
+        order = torch.channels_last if is_channels_last(self.primary) else torch.contiguous_format
+        fused.weight = nn.Parameter(self.weight.detach().clone(memory_format=order))
         if self.bias is not None:
             fused.bias = nn.Parameter(self.bias.detach().clone())
         fused.requires_grad_(self.primary.requires_grad)

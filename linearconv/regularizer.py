@@ -52,8 +52,9 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
     """Sum of |V V^T - I| over all entries, V the normalised filters: (O, I, H, W) -> scalar.
 
     Lines 3 to 5 of Algorithm 1. A zero filter contributes 1 (its diagonal entry) and receives a
-    zero gradient. Autocast is disabled: the loss is computed in the weight's own precision. A
-    sharded weight (a DTensor of FSDP2) is gathered first, as the loss needs pairs of all filters.
+    zero gradient. Autocast is disabled: the loss is computed in the weight's own precision, that of
+    float16 weights in float32. A sharded weight (a DTensor of FSDP2) is gathered first, as the loss
+    needs pairs of all filters.
 
     Args:
         weight: the filters, any shape (O, ...).
@@ -69,6 +70,8 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
             f"filters must have the shape (O, ...), got {tuple(weight.shape)}; under FSDP use "
             "torch.distributed.fsdp.fully_shard, whose parameters keep their shape"
         )
+    if weight.dtype is torch.float16:  # in which the squares of usual norms over- and underflow
+        weight = weight.float()
     with without_autocast(weight):
         rows = _rows(weight, centered)
         if plain_autograd(rows):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
@@ -32,6 +34,12 @@ def check_plain(conv: nn.Module) -> None:
             "first remove what they do (prune.remove, remove_weight_norm, "
             "parametrize.remove_parametrizations)"
         )
+    expected = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+    if tuple(conv.weight.shape) != expected:
+        raise ValueError(
+            f"its weight was replaced: its shape is {tuple(conv.weight.shape)}, its attributes say "
+            f"{expected}; set in_channels, out_channels and kernel_size to what it is"
+        )
     for method in ("forward", "_conv_forward"):
         if is_overridden(conv, method, nn.Conv2d):
             raise ValueError(
@@ -53,8 +61,26 @@ def conv_arguments(conv: nn.Conv2d) -> tuple[Any, ...]:
     )
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything watches or changes what goes through a module."""
+    return any(getattr(module, name) for name in HOOKS if name != "_is_full_backward_hook")
+
+
+@contextmanager
+def without_hooks(module: nn.Module) -> Iterator[None]:
+    """Temporarily take a module's hooks away."""
+    kept = {name: getattr(module, name) for name in HOOKS}
+    for name, hooks in kept.items():
+        setattr(module, name, type(hooks)() if name != "_is_full_backward_hook" else None)
+    try:
+        yield
+    finally:
+        for name, hooks in kept.items():
+            setattr(module, name, hooks)
+
+
 def inherit(new: Module, old: nn.Module, *, handles: bool = False) -> Module:
-    """Give a module the mode and the forward and backward hooks of another; returns it.
+    """Give a convolution the mode and the forward and backward hooks of another; returns it.
 
     Args:
         new: the module.
@@ -65,4 +91,6 @@ def inherit(new: Module, old: nn.Module, *, handles: bool = False) -> Module:
     for name in HOOKS:
         hooks = getattr(old, name)
         setattr(new, name, hooks if handles else copy.copy(hooks))
+    # What a padding_mode other than zeros pads: setting `padding` later does not change it.
+    new._reversed_padding_repeated_twice = list(old._reversed_padding_repeated_twice)
     return new.train(old.training)

@@ -92,6 +92,17 @@ def test_tiny_filters_keep_their_correlation(scale):
     np.testing.assert_allclose(tiny.grad.double() * scale, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.05, 30])
+def test_half_precision_neither_overflows_nor_vanishes(scale):
+    torch.manual_seed(0)
+    weight = (scale * torch.randn(16, 3, 3, 3)).half().requires_grad_()
+    loss = correlation_loss(weight)
+    expected = correlation_loss(weight.detach().double())
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
+    loss.backward()
+    assert weight.grad.dtype is torch.float16 and weight.grad.abs().max() > 0
+
+
 def test_scale_of_a_filter_does_not_matter():
     weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
     scaled = weight * torch.tensor([1e-3, 1.0, 5.0, 1e4], dtype=torch.float64).view(-1, 1, 1, 1)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.flop_counter import FlopCounterMode
 
 from linearconv import LinearConv2d, fuse, set_execution
@@ -142,6 +143,82 @@ def test_a_window_of_two_numbers_counts_as_its_product():
     convolution = operations(nn.Identity())
     assert operations(nn.MaxPool2d((2, 4))) == convolution + 8 * 4 * 4 * 2
     assert operations(nn.AvgPool2d((2, 4))) == convolution + 9 * 4 * 4 * 2
+
+
+class Normed(nn.Conv2d):
+    """A convolution that has its norm inside, as detection libraries do."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.norm = nn.BatchNorm2d(self.out_channels)
+
+    def forward(self, x):
+        return self.norm(super().forward(x))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, kdim=8, vdim=8, batch_first=True)
+
+    def forward(self, x):
+        pixels = x.flatten(2).transpose(1, 2)
+        wide = torch.cat([pixels, pixels, pixels[..., :2]], -1)[:, ::2]
+        return self.attention(pixels, wide, value=wide, need_weights=False)[0]
+
+
+class Pixels(nn.Module):
+    def forward(self, x):
+        return x.flatten(2)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 3, stride=2, groups=2)),
+        nn.Sequential(Pixels(), nn.Conv1d(3, 8, 3)),
+        weight_norm(nn.Conv2d(3, 8, 3)),
+        weight_norm(LinearConv2d(3, 8, 3, execution="factored"), "primary"),
+        Normed(3, 8, 3),
+    ],
+    ids=["transposed", "1d", "parametrized", "parametrized linearconv", "normed"],
+)
+def test_every_convolution_counts(model):
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, 12, 12))
+    found = count_macs(model, (3, 12, 12), execution="factored")
+    assert 2 * found == counter.get_total_flops()
+
+
+def test_the_projections_of_attention_count():
+    query, key = 144 * 3, 72 * 8
+    expected = 3 * (query + 2 * key + query)
+    assert count_macs(Attention(), (3, 12, 12), execution="fused") == expected
+
+
+def test_a_table_of_shared_layers_and_of_outputs_that_are_no_tensor():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.lstm, self.empty = nn.Conv2d(3, 3, 1), nn.LSTM(3, 4), NoInput()
+
+        def forward(self, x):
+            x = self.conv(self.conv(x)) + self.empty()
+            return self.lstm(x.flatten(2)[0].t())[0]
+
+    class NoInput(nn.Module):
+        def forward(self):
+            return 1
+
+    rows = layer_table(Model(), (3, 4, 4), batch_size=1)
+    assert [(row["name"], row["params"]) for row in rows] == [
+        ("conv", 12),
+        ("conv", 0),
+        ("lstm", count_parameters(nn.LSTM(3, 4))),
+    ]
+    assert rows[-1]["output"] is None
+    rows = layer_table(Normed(3, 8, 3), (3, 4, 4), batch_size=1)  # the norm first
+    assert [row["params"] for row in rows] == [16, 3 * 8 * 9 + 8]
 
 
 def test_layers_called_with_keywords_count():

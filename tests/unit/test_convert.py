@@ -1,8 +1,10 @@
 """`convert` and `fuse` on networks that are not ours."""
 
 import copy
+import io
 import pickle
 
+import onnxruntime
 import pytest
 import torch
 from timm.utils import ModelEmaV2, ModelEmaV3
@@ -18,6 +20,7 @@ from linearconv import (
     deploy,
     fuse,
     model_correlation_loss,
+    set_execution,
 )
 
 
@@ -349,6 +352,32 @@ def test_loading_parameters_alone_keeps_the_order_of_outputs(images):
     assert torch.equal(model(images), expected)
     with pytest.raises(RuntimeError, match="primary_outputs"):
         model.load_state_dict(parameters)
+    filtered = model.state_dict()  # which keeps its metadata
+    del filtered["0.primary_outputs"]
+    with pytest.raises(RuntimeError, match="primary_outputs"):
+        model.load_state_dict(filtered)
+    model.load_state_dict(filtered, strict=False)
+    assert torch.equal(model(images), expected)
+
+
+def test_an_older_state_dict_does_not_say_whether_the_outputs_are_permuted(images):
+    model, plain = permuted(), nn.Sequential(LinearConv2d(3, 16, 3))
+    state = plain.state_dict()
+    del state._metadata["0"]["permuted"]
+    model.load_state_dict(state)
+    assert torch.equal(model(images), plain(images))
+
+
+@pytest.mark.parametrize("execution", ["generate", "factored"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_older_onnx_exporter_writes_the_order_of_outputs(images, execution):
+    model = permuted().eval()
+    set_execution(model, execution)
+    file = io.BytesIO()
+    torch.onnx.export(model, (images,), file, dynamo=False)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_pruned_layer_loads_another_order_of_outputs(images):

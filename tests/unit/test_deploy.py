@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from linearconv import LinearConv2d, deploy
@@ -76,6 +77,40 @@ def test_measured_for_real():
     assert layer.choice == faster and 0 < layer.fused_ms < 1000
     assert isinstance(report.model, LinearConv2d) == (faster == "factored")
     torch.testing.assert_close(report.model(images), model(images))
+
+
+class Centred(nn.Module):
+    def forward(self, x):
+        return x.sub_(0.5)
+
+
+def test_the_caller_s_input_and_hooks_are_left_alone():
+    layer = LinearConv2d(4, 8, 3)
+    kept = []
+    # As in CoordConv: the layer gets two channels more than it is called with.
+    layer.register_forward_pre_hook(lambda _, args: F.pad(args[0], (0, 0, 0, 0, 0, 2)))
+    layer.register_forward_hook(lambda *args: kept.append(args[-1]))
+    images = torch.ones(1, 2, 8, 8)
+    found = deploy(nn.Sequential(Centred(), layer), images, seconds=0.001)
+    assert torch.equal(images, torch.ones(1, 2, 8, 8))
+    passes = len(kept)
+    assert torch.equal(found.model(images.clone()), kept[-1]) and len(kept) == passes + 1
+
+
+def test_what_a_model_caches_can_be_used_afterwards():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.cache = LinearConv2d(2, 4, 1), None
+
+        def forward(self, x):
+            self.cache = torch.zeros(4) if self.cache is None else self.cache
+            output = self.layer(x)
+            self.cache.add_(output.detach().mean((0, 2, 3)))
+            return output
+
+    model = deploy(Caching(), torch.ones(1, 2, 3, 3), seconds=0.001).model
+    model(torch.ones(1, 2, 3, 3))
 
 
 def test_a_model_without_layers_is_refused():

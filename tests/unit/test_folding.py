@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import weight_norm
 
 from linearconv import LinearConv2d, set_execution
 from linearconv.engine.fast.folding import FoldedNetwork
@@ -91,11 +92,27 @@ def test_leaves_what_it_cannot_fold():
         def forward(self, x):
             return 2 * super().forward(x)
 
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class ReadsWeight(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.conv(x)) + self.conv.weight.mean()
+
+    hooked = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    hooked[0].register_forward_hook(lambda *args: 3 * args[-1])
+    normalised = nn.Sequential(weight_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4))
+    doubled = nn.Sequential(nn.Conv2d(4, 4, 1), Doubled(4))
     shared = nn.Sequential(conv, norm, conv, nn.BatchNorm2d(4))
     own = nn.Sequential(WithForward(4, 4, 1), nn.BatchNorm2d(4))
     plain = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False))
     images = torch.randn(2, 4, 3, 3)
-    for model in (ReadTwice(), shared, own, plain):
+    for model in (ReadTwice(), shared, own, plain, doubled, ReadsWeight(), hooked, normalised):
         model.eval()
         folded = FoldedNetwork(model)
         folded.refresh()

@@ -180,6 +180,13 @@ def test_fuse_is_a_plain_conv2d_with_the_same_outputs(images):
         torch.testing.assert_close(fused(images), module(images), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_fused_weight_is_stored_in_the_layer_s_order(order):
+    for out_channels in (2, 8):  # of 2, one is primary
+        layer = LinearConv2d(3, out_channels, 3).to(memory_format=order)
+        assert layer.fuse().weight.is_contiguous(memory_format=order)
+
+
 def test_fuse_draws_no_random_number():
     module = LinearConv2d(6, 8, 3)
     state = torch.get_rng_state()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from linearconv import LinearConv2d
 from linearconv.engine.fast import small_images
@@ -121,17 +122,32 @@ def test_pooling_before_relu_changes_no_bit(pooling):
         nn.init.constant_(parameter, -1.0)
     network[0].weight.data[::2] = 1.0
     called: list[str] = []
-    for module in network:
-        module.register_forward_pre_hook(lambda m, *_: called.append(type(m).__name__))
+
+    def note(module, _):
+        if module in set(network):
+            called.append(type(module).__name__)
+
+    handle = register_module_forward_pre_hook(note)  # hooks of their own would prevent the swap
     expected = outcomes(network, images)
     with pooling_before_relu(network):
         found = outcomes(network, images)
     after = outcomes(network, images)
+    handle.remove()
     assert called[:4] == called[8:] == ["Conv2d", "ReLU", "MaxPool2d", "ReLU"]
     assert called[4:8] == ["Conv2d", "MaxPool2d", "ReLU", "ReLU"]
     for mine, theirs, again in zip(found, expected, after, strict=True):
         assert torch.equal(mine, theirs) and torch.equal(again, theirs)
     assert 0 < (expected[0] == 0).sum() < expected[0].numel()
+
+
+@pytest.mark.parametrize("watched", [1, 2])
+def test_pooling_stays_behind_a_relu_if_either_has_hooks(watched):
+    network, images, seen = chain(kernel_size=2), torch.randn(2, 3, 8, 8), []
+    network[watched].register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    network(images)
+    with pooling_before_relu(network):
+        network(images)
+    assert torch.equal(*seen)
 
 
 class Taps(nn.Module):

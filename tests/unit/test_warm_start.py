@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from linearconv import LinearConv2d
@@ -122,6 +123,43 @@ def test_a_permuted_layer_learns_as_its_weight_does(rank):
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(layer.bias.grad, target.sum((0, 2, 3)))
+
+
+@pytest.mark.parametrize("rank", [None, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dead", [1e-6, 1e-4])
+def test_filters_that_are_nearly_dead_carry_nothing(rank, dtype, dead):
+    """Coefficients of 1e5 on them fit the weight, until the optimiser takes its first step."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, bias=False)
+    with torch.no_grad():
+        basis = torch.randn(24, 64 * 9)
+        weight = torch.randn(64, 24) @ basis + 0.1 * torch.randn(64, 64 * 9)
+        weight[:12] *= dead
+        conv.weight.copy_(0.02 * weight.view_as(conv.weight))
+    layer = LinearConv2d.from_conv2d(conv.to(dtype), rank=rank)
+    exact = LinearConv2d.from_conv2d(conv.double(), rank=rank)
+    assert all(factor.abs().max() < 200 for factor in layer.factors)
+    errors = [
+        (each.weight.double() - conv.weight).norm() / conv.weight.norm() for each in (layer, exact)
+    ]
+    assert errors[0] < 1.2 * errors[1] + 0.01
+
+
+def test_a_weight_that_is_not_what_the_attributes_say_is_refused():
+    for change in (lambda w: w[:4], lambda w: w.sum(1, keepdim=True), lambda w: F.pad(w, (1,) * 4)):
+        conv = nn.Conv2d(3, 8, 3)
+        conv.weight = nn.Parameter(change(conv.weight.detach()))
+        with pytest.raises(ValueError, match="its weight was replaced: its shape is"):
+            LinearConv2d.from_conv2d(conv)
+
+
+def test_padding_is_what_the_convolution_pads():
+    conv = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+    conv.padding = (2, 2)  # which such a convolution does not read
+    images = torch.randn(1, 8, 8, 8)
+    layer = LinearConv2d.from_conv2d(conv)
+    assert conv(images).shape == layer(images).shape == layer.fuse()(images).shape
 
 
 def test_what_computes_something_else_is_refused():

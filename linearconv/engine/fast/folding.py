@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from linearconv.layer import LinearConv2d
+from linearconv.stand_in import has_hooks
 
 
 class FoldedConv2d(nn.Module):
@@ -78,9 +79,11 @@ class FoldedNetwork:
         network = fx.GraphModule(model, _LeafTracer().trace(model))
         model.train(was_training)
         called = Counter(node.target for node in network.graph.nodes if node.op == "call_module")
+        # Modules whose weights the model's forward reads itself.
+        read = {n.target.rpartition(".")[0] for n in network.graph.nodes if n.op == "get_attr"}
         pairs = []
         for node in network.graph.nodes:
-            if _is_norm_of_conv(node, network, called):
+            if _is_norm_of_conv(node, network, called) and node.args[0].target not in read:
                 (before,) = node.args
                 conv, norm = (network.get_submodule(n.target) for n in (before, node))
                 network.add_submodule(before.target, FoldedConv2d(conv, norm))
@@ -123,10 +126,12 @@ def _is_norm_of_conv(node: fx.Node, network: fx.GraphModule, called: Counter[str
         return False
     conv, norm = (network.get_submodule(n.target) for n in (before, node))
     return (
-        # Subclasses that override forward do not count as convolutions.
+        # Subclasses that override forward are neither.
         getattr(type(conv), "forward", None) in (nn.Conv2d.forward, LinearConv2d.forward)
-        and isinstance(norm, nn.BatchNorm2d)
+        and getattr(type(norm), "forward", None) is nn.BatchNorm2d.forward
         and norm.affine
         and norm.track_running_stats
+        and not has_hooks(conv)  # weight norm and pruning are hooks, too
+        and not has_hooks(norm)
         and called[before.target] == called[node.target] == 1
     )

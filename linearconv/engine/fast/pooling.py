@@ -13,6 +13,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from linearconv.engine.fast.rewriting import replaced
+from linearconv.stand_in import has_hooks
 
 
 @contextmanager
@@ -47,5 +48,6 @@ def _swappable(relu: nn.Module, pool: nn.Module) -> bool:
         type(relu) is nn.ReLU
         and type(pool) is nn.MaxPool2d
         and not pool.return_indices
-        and not relu._forward_hooks  # they may keep its output
+        and not has_hooks(relu)
+        and not has_hooks(pool)
     )
