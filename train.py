@@ -34,6 +34,7 @@ from linearconv.engine.loop import NonFiniteLoss, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings
 from linearconv.engine.provenance import portable, provenance
 from linearconv.engine.run import (
+    MODEL_FILE,
     Restart,
     RunPaths,
     RunSpec,
@@ -64,7 +65,8 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     if record is not None and not config.overwrite:
         print(f"{paths.run_id} is already finished (overwrite=true runs it again)")
         now = model_sha256(config)
-        if record["provenance"][-1].get("model_sha256", now) != now:  # absent in older records
+        starts = record["provenance"]
+        if any(start.get(MODEL_FILE, now) != now for start in starts):  # absent in older records
             print(
                 f"{architecture(config.model.name).file.name} has changed since: raise the model's "
                 "revision, unless it computes the same"
@@ -180,7 +182,7 @@ def run(
         overrides=[portable_override(override) for override in overrides],
         runtime=asdict(config.runtime) | {"eval_batch_size": eval_batch_size(config, device)},
         dataset_path=portable(file.path),
-        model_sha256=model_sha256(config),
+        **{MODEL_FILE: model_sha256(config)},
     )
     with tensorboard_synced(config, identity, paths):
         return execute(

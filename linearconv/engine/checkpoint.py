@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ class Checkpoints:
 
     def epochs(self) -> list[Path]:
         """The epoch checkpoints, oldest first."""
-        return sorted(self.folder.glob("epoch-*.pt"), key=lambda path: int(path.stem[6:]))
+        paths = self.folder.glob("epoch-*.pt")
+        # Not "epoch-0010 (conflicted copy).pt", as programs that synchronise folders leave.
+        numbered = (path for path in paths if path.stem[6:].isdecimal())
+        return sorted(numbered, key=lambda path: int(path.stem[6:]))
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Write the checkpoint after `epoch` epochs (0: before the first) and delete older ones."""
@@ -82,7 +86,8 @@ class Checkpoints:
         for path in [*self.epochs(), self.best]:
             if path.exists():
                 path.replace(folder / path.name)
-        self.folder.rmdir()
+        with suppress(OSError):  # somebody else's file is in it
+            self.folder.rmdir()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

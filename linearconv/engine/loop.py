@@ -202,7 +202,8 @@ def fit(
         NonFiniteLoss: a loss is not finite; its epoch is discarded.
     """
     start = {**start, "first_epoch": training.epoch + 1, "last_epoch": None}
-    training.starts.append(start)
+    if training.epoch < training.settings.epochs:  # else its results alone are written again
+        training.starts.append(start)
     saves = _Saves(training, checkpoints, header)
     saves.save()
     try:
@@ -219,7 +220,9 @@ def fit(
         log.info(
             "stopped in epoch %d: the same command %s",
             training.epoch + 1,
-            f"continues after epoch {training.epoch}" if training.epoch else "starts with it again",
+            f"continues after epoch {training.epoch} (without resume=false)"
+            if training.epoch
+            else "starts with it again",
         )
         raise
 

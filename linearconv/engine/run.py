@@ -37,6 +37,9 @@ from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
+MODEL_FILE = "model_sha256"
+"""The entry of a start's provenance with the hash of the file that has the model."""
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -193,7 +196,9 @@ def execute(
         counts = network_counts(
             training.model, spec.input_shape, batch_size=spec.identity["recipe"]["batch_size"]
         )
-        checkpoints = _open_checkpoints(spec, training, restart, again=finished is not None)
+        checkpoints = _open_checkpoints(
+            spec, training, restart, again=finished is not None, model_file=start.get(MODEL_FILE)
+        )
         observers = [
             console(),
             TensorBoard(paths.log, first_epoch=training.epoch + 1, images_every=image_every),
@@ -271,9 +276,13 @@ def _published_weights(
 
 
 def _open_checkpoints(
-    spec: RunSpec, training: Training, restart: Restart, *, again: bool
+    spec: RunSpec, training: Training, restart: Restart, *, again: bool, model_file: str | None
 ) -> Checkpoints:
-    """The run's checkpoints; the newest is loaded into `training`."""
+    """The run's checkpoints; the newest is loaded into `training`.
+
+    If the file of the model has changed since, a run that is to replace a finished one starts over;
+    another one continues, with a warning, since it may be a comment that has changed.
+    """
     # While a finished run is run again, the checkpoints of its record are kept.
     folder = spec.paths.checkpoints / "overwrite" if again else spec.paths.checkpoints
     checkpoints = Checkpoints(folder)
@@ -283,6 +292,17 @@ def _open_checkpoints(
     if state is not None:
         if state["science"] != spec.identity:
             raise UserError(other_run(folder))
+        before = [start.get(MODEL_FILE, model_file) for start in state["starts"]]
+        changed = before and before[-1] != model_file
+        if changed and again:
+            checkpoints.clear()
+            return checkpoints
+        if changed:
+            log.warning(
+                "the model's file has changed since epoch %d: unless it computes the same, "
+                "interrupt this run, raise the model's revision and start it again",
+                state["epoch"],
+            )
         training.load_state_dict(state)
     return checkpoints
 

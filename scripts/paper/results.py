@@ -186,17 +186,15 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
         batch_size, optimizer, lr, val_fraction`, `strength` and `every` of the correlation loss,
         `limit_train, limit_test, precision, seed`; empty where it does not apply), accuracies in
         percent, counts for one image, `seconds` (including evaluation), and of the process that
-        finished it `device, threads, torch, commit, started`.
-
-    Raises:
-        UserError: a record lacks one of these.
+        finished it `device, threads, torch, commit, started`. A record that lacks one of these is
+        left out, with a warning.
     """
     rows = []
     for record in records:
         try:
             rows.append(_frame_row(record))
         except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"the record {record['run_id']} lacks {error}") from None
+            warnings.warn(f"{record['run_id']} is left out: it lacks {error}", stacklevel=2)
     return pd.DataFrame(rows, columns=None if rows else FRAME).astype({"rank": "Int64"})
 
 

@@ -259,6 +259,31 @@ def test_runs_whose_hashes_begin_alike_are_told_apart(cli, small, tmp_path, monk
     assert not records(tmp_path)
 
 
+def test_a_model_that_has_changed_is_named_when_its_run_goes_on(
+    cli, small, tmp_path, monkeypatch, caplog
+):
+    run = ("train", "model=base", "variant=Conv", *small)
+    assert cli(*run).code == 0
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    (path,) = (tmp_path / "results" / "runs").glob("*.json")
+    first = json.loads(path.read_text())
+    path.unlink()
+    assert cli(*run).code == 0 and "has changed" not in caplog.text
+    # Its results were written again: not by a process that has trained any of it.
+    assert json.loads(path.read_text()) == first
+    path.unlink()
+    monkeypatch.setattr("train.model_sha256", lambda config: "0" * 64)
+    assert cli(*run).code == 0 and "model's file has changed since epoch 3" in caplog.text
+    assert "base.py has changed since" in cli(*run).out
+    (folder / "overwrite").mkdir()
+    shutil.copy(folder / "epoch-0003.pt", folder / "overwrite")  # of the older model
+    (folder / "overwrite" / ".nfs01").touch()
+    again = cli(*run, "overwrite=true")
+    assert again.code == 0 and "epoch 1/3" in again.out
+    assert [start["model_sha256"] for start in records(tmp_path)[0]["provenance"]] == ["0" * 64]
+    assert "has changed" not in cli(*run).out
+
+
 def test_published_data_is_evaluated_only_if_it_is_what_was_trained_on(
     cli, small, digits_root, tmp_path
 ):

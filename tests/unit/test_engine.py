@@ -332,6 +332,12 @@ def test_a_flipped_bit_never_changes_what_is_loaded(tmp_path, checkpoint):
     assert found > 50
 
 
+def test_copies_that_other_programs_leave_are_no_checkpoints(tmp_path, checkpoint):
+    for name in ("epoch-0001.pt", "epoch-0002 (conflicted copy).pt", "epoch-.pt"):
+        (tmp_path / name).write_bytes(checkpoint)
+    assert [path.name for path in Checkpoints(tmp_path).epochs()] == ["epoch-0001.pt"]
+
+
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_damaged(tmp_path, checkpoint, share):
     path = tmp_path / "epoch-0001.pt"
