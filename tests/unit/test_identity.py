@@ -58,6 +58,7 @@ CHANGING = [
     "dataset.normalisation.std=[0.2,0.2,0.2]",
     "model.revision=2",
     "variant.revision=2",
+    "recipe.optimizer=sgd model.sgd_lr=0.5",
 ]
 KEEPING = [
     "runtime=reference",
