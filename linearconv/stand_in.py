@@ -71,7 +71,7 @@ def without_hooks(module: nn.Module) -> Iterator[None]:
     """Temporarily take a module's hooks away."""
     kept = {name: getattr(module, name) for name in HOOKS}
     for name, hooks in kept.items():
-        setattr(module, name, type(hooks)() if name != "_is_full_backward_hook" else None)
+        setattr(module, name, type(hooks)())
     try:
         yield
     finally:
