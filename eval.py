@@ -39,7 +39,6 @@ def main(config: EvalConfig, overrides: list[str]) -> None:
     """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
     path, checkpoint = read_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
-    check_revision(identity["model"])
     batches = test_batches(
         identity,
         Path(config.dataset.root),
@@ -127,8 +126,8 @@ def check_revision(model: dict[str, Any]) -> None:
     revision = group_file("model", model["name"])["revision"] if known else model["revision"]
     if revision != model["revision"]:
         log.warning(
-            "the run was trained with revision %s of %s, this is revision %s: to evaluate it, use "
-            "the code that trained it",
+            "the run was trained with revision %s of %s, this is revision %s, which computes "
+            "something else: use the code that trained it",
             model["revision"],
             model["name"],
             revision,
@@ -142,6 +141,7 @@ def trained_model(checkpoint: dict[str, Any], spec: DatasetSpec) -> nn.Module:
         UserError: the model has other parameters now than when it was trained.
     """
     identity = checkpoint["science"]
+    check_revision(identity["model"])
     model = build_model(
         identity["model"]["name"],
         Variant.from_identity(identity["variant"]),

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -67,6 +68,7 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     sweeper that chooses its jobs by their scores decides itself what a failure means.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra propagate exceptions
+    _pickle_by_name(job)
     signal.signal(signal.SIGTERM, _interrupt)
     if {"-h", "--help"} & set(sys.argv[1:]):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
@@ -92,6 +94,18 @@ def run_main(config_name: str, job: Job) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(_exit_code(jobs))
+
+
+def _pickle_by_name(job: Job) -> None:
+    """Let launchers pickle a script's function as one of the module of that name.
+
+    A function of `__main__` they pickle with all that it refers to, such as this process's clock
+    and thread count; its module a worker imports by itself.
+    """
+    if job.__module__ == "__main__":
+        script = sys.modules["__main__"]
+        job.__module__ = Path(script.__file__).stem
+        sys.modules[job.__module__] = script
 
 
 def _task(job: Job, composed: DictConfig) -> Score | None:

@@ -128,8 +128,8 @@ class DatasetFile:
             return
         usual = packed_path(self.spec.name, Path(default_root()))
         raise UserError(
-            f"dataset.root={self.root} does not exist, so nothing was downloaded. The default is "
-            f"{usual.parent}/, where {usual.name} is {'' if usual.exists() else 'not '}present. "
-            f"Correct dataset.root, or create the folder (mkdir -p {self.root}) to download "
-            f"{self.spec.name} into it"
+            f"the folder of datasets, {self.root}, does not exist, so nothing was downloaded. The "
+            f"default is {usual.parent}/, where {usual.name} is "
+            f"{'' if usual.exists() else 'not '}present. Correct the folder, or create it "
+            f"(mkdir -p {self.root}) to download {self.spec.name} into it"
         )

@@ -80,11 +80,14 @@ def read_folder(
             raise UserError(f"--test-fraction is not used, since {test_folder} has the test images")
         files.append(class_files(test_folder))
         check_same_classes(train_folder, files[0], test_folder, files[1])
+    fraction = 0.2 if test_fraction is None else test_fraction
+    if not 0 < fraction < 1:
+        raise UserError(f"--test-fraction must be between 0 and 1 (exclusive), got {fraction}")
     train, *rest = _pictures(files, folder)
     if rest:
         (test,) = rest
     else:
-        test, train = _take_test_share(train, 0.2 if test_fraction is None else test_fraction)
+        test, train = _take_test_share(train, fraction)
     arrays = {"classes": np.array(list(train))}
     for split, classes in (("train", train), ("test", test)):
         arrays[f"{split}_images"] = np.stack([p.pixels for c in classes.values() for p in c])
@@ -285,8 +288,6 @@ def _take_test_share(
     classes: dict[str, list[_Picture]], fraction: float
 ) -> tuple[dict[str, list[_Picture]], dict[str, list[_Picture]]]:
     """Split each class into test and training images, independently of names and order."""
-    if not 0 < fraction < 1:
-        raise UserError(f"--test-fraction must be between 0 and 1 (exclusive), got {fraction}")
     test, train = {}, {}
     for name, pictures in classes.items():
         if len(pictures) < 2:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from configs import dataset_config, dataset_names
-from configs.cli import INTERRUPTED, MISTAKE
+from configs.cli import FAILED, INTERRUPTED, MISTAKE
 from data import ResidentBatches, load_dataset
 from data.folder_batches import FolderBatches
 from data.spec import Normalisation
@@ -28,7 +28,7 @@ from linearconv.engine.seeding import derive_seed, seeded
 from linearconv.errors import UserError
 from models.foreign import any_network, check_network, published_normalisation
 from scripts.compression.compression import Compression
-from scripts.compression.options import parse
+from scripts.compression.options import IMAGE_SIZE, WORKERS, option_of, parse
 
 EVAL_BATCH = 256
 
@@ -44,6 +44,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:  # a full disk, a folder that is gone
+        print(f"stopped: {error}", file=sys.stderr)
+        return FAILED
     return 0
 
 
@@ -65,8 +68,11 @@ def compress(args: argparse.Namespace) -> None:
             args.model, in_channels=channels, classes=classes, pretrained=args.pretrained
         )
     compression = Compression(args, network.to(device), batches, classes)
-    compression.run()
-    print(f"\n{compression.table()}\n{conditions(args, batches, device)}")
+    try:
+        compression.run()
+    finally:  # what has been trained and measured is shown, whatever stops the rest
+        if compression.rows:
+            print(f"\n{compression.table()}\n{conditions(args, batches, device)}", flush=True)
 
 
 def load_batches(args: argparse.Namespace, device: torch.device) -> tuple[Batches, int]:
@@ -75,10 +81,13 @@ def load_batches(args: argparse.Namespace, device: torch.device) -> tuple[Batche
     A dataset goes before a folder of its name in the working directory.
 
     Raises:
-        UserError: there is no such data.
+        UserError: there is no such data, or an option does not apply to it.
     """
     sizes = {"batch_size": args.batch_size, "eval_batch_size": EVAL_BATCH}
     if args.data in dataset_names():
+        for name in ("image_size", "workers"):
+            if getattr(args, name) is not None:
+                raise UserError(f"{option_of(name)} applies to a folder, --data is {args.data}")
         spec = dataset_config(args.data)
         limit = min(args.train_images, spec.train_size)
         dataset = load_dataset(spec, args.data_root, limit_train=limit)
@@ -90,11 +99,11 @@ def load_batches(args: argparse.Namespace, device: torch.device) -> tuple[Batche
         )
     batches = FolderBatches(
         Path(args.data),
-        size=args.image_size,
+        size=args.image_size or IMAGE_SIZE,
         normalisation=Normalisation(*published_normalisation(args.model)),
         limit=args.train_images,
         seed=args.seed,
-        workers=args.workers,
+        workers=WORKERS if args.workers is None else args.workers,
         device=device,
         **sizes,
     )

@@ -47,6 +47,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILTERS = ("model", "variant", "dataset")
 """Options that select cells of a table."""
 
+SLURM_MINUTES = 240
+"""Default time limit of a job."""
+
 FOLDERS = {
     "results-dir": "results_dir",
     "checkpoint-dir": "checkpoint_dir",
@@ -95,12 +98,11 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--slurm-minutes",
         type=_count,
-        default=240,
         metavar="M",
-        help="time limit per job (default: 240)",
+        help=f"time limit per job (default: {SLURM_MINUTES})",
     )
     add("--slurm-parallel", type=_count, metavar="N", help="maximum number of jobs at a time")
-    add("--slurm-option", type=_option, action="append", default=[], metavar="KEY[=VALUE]",
+    add("--slurm-option", type=_option, action="append", metavar="KEY[=VALUE]",
         help="a further sbatch option")  # fmt: skip
     return parser
 
@@ -137,6 +139,7 @@ def _option(text: str) -> tuple[str, str | bool]:
 
 def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     """Show, train or submit these runs; returns the exit code."""
+    _check_slurm(args)
     planned, config = plan_runs(runs, [*_options(args), *args.overrides], ROOT)
     if args.status:
         print(status_text(planned, config, ROOT))
@@ -151,9 +154,12 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     cluster = cluster_of(args, config) if args.slurm else None
     if cluster is None and config.device.startswith("cuda"):
         check_cuda(torch.device(config.device))
+    root, path = (
+        str(ROOT / Path(each).expanduser()) if each else None
+        for each in (config.dataset.root, config.dataset.path)
+    )
     for plan in missing:
-        root = ROOT / Path(config.dataset.root).expanduser()
-        if problem := data_problem(plan.run, root, config.dataset.path):
+        if problem := data_problem(plan.run, Path(root), path):
             results[plan.name] = Result(Outcome.FAILED, problem)
     missing = [plan for plan in missing if plan.name not in results]
     if cluster is not None:
@@ -172,9 +178,28 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     return exit_code(results)
 
 
+def _check_slurm(args: argparse.Namespace) -> None:
+    """Check that options are given which go together.
+
+    Raises:
+        UserError: they do not.
+    """
+    given = [name for name, value in vars(args).items() if name.startswith("slurm_") and value]
+    if given and not args.slurm:
+        raise UserError(f"--{given[0].replace('_', '-')} has no effect without --slurm: add it")
+    if args.slurm and (args.slots > 1 or args.max_minutes < math.inf):
+        raise UserError(
+            "--slots and --max-minutes apply to this machine only; with --slurm, use "
+            "--slurm-parallel and --slurm-minutes (a job is requeued at its time limit)"
+        )
+
+
 def _options(args: argparse.Namespace) -> list[str]:
     """Overrides from the options for train.py; paths are relative to the current directory."""
-    found = [] if args.device is None else [override("device", args.device)]
+    device = args.device
+    if args.slurm and device in (None, "auto"):
+        device = "cuda"  # a GPU is reserved: rather an error than a training on the CPU beside it
+    found = [] if device is None else [override("device", device)]
     for option, key in FOLDERS.items():
         path = getattr(args, option.replace("-", "_"))
         found += [] if path is None else [override(key, path.expanduser().absolute())]
@@ -197,17 +222,12 @@ def settled(planned: Sequence[Planned]) -> Outcomes:
 
 def cluster_of(args: argparse.Namespace, config: TrainConfig) -> Cluster:
     """The cluster to submit to, as set by the arguments."""
-    if args.slots > 1 or args.max_minutes < math.inf:
-        raise UserError(
-            "--slots and --max-minutes apply to this machine only; with --slurm, use "
-            "--slurm-parallel and --slurm-minutes (a job is requeued at its time limit)"
-        )
-    options = dict(args.slurm_option)
+    options = dict(args.slurm_option or ())
     if config.device != "cpu" and not any(key.startswith(("gpus", "gres")) for key in options):
         options["gpus-per-node"] = "1"
     return Cluster(
         ROOT / config.log_dir / "slurm",
-        minutes=args.slurm_minutes,
+        minutes=args.slurm_minutes or SLURM_MINUTES,
         parallel=args.slurm_parallel,
         partition=args.slurm_partition,
         options=options,

@@ -7,7 +7,8 @@ For each run: the network is built from the identity in its record, the digest o
 must be the recorded one, and the test images that the best and the last weights classify correctly
 must be as many as recorded and, if the run's artifacts have them, the same ones. Another device
 rounds differently, so an image may turn over whose two highest logits are almost equal; the line
-says how many did. Runs with dataset=custom are not checked, since their file is nowhere recorded.
+says how many did. Not checked are runs whose dataset is not here, and those with dataset=custom,
+whose file is nowhere recorded. Exit code 1 if a run is not reproduced, or none could be checked.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def main() -> int:
         f"{checked - len(failed)} of {checked} runs are reproduced by their weights"
         + (f", {len(unchecked)} not checked" if unchecked else "")
     )
-    return FAILED if failed else 0
+    return FAILED if failed or not checked else 0
 
 
 class TestSets:
@@ -141,8 +142,8 @@ def verify(run_id: str, folder: Path, sets: TestSets) -> Iterator[str]:
 
     Raises:
         Mismatch: they differ.
-        Unchecked: the run needs a file that is not among the packed datasets.
-        UserError: a file is missing or damaged.
+        Unchecked: the run's dataset is not among the packed ones.
+        UserError: a file of the run is missing or damaged.
     """
     record = read_record(folder / "runs" / f"{run_id}.json")
     weights = read_all_weights(weights_path(folder, run_id))
@@ -153,7 +154,11 @@ def verify(run_id: str, folder: Path, sets: TestSets) -> Iterator[str]:
             _check_facts(record, name, checkpoint)
             if record["science"]["dataset"]["name"] not in dataset_names():
                 raise Unchecked("dataset=custom needs its file; eval.py takes it as dataset.path")
-            model = trained_model(checkpoint, sets.of(record["science"]).spec)
+            try:
+                spec = sets.of(record["science"]).spec
+            except UserError as error:  # a dataset that is not here, or another one of its name
+                raise Unchecked(str(error)) from None
+            model = trained_model(checkpoint, spec)
             if name == "last" and weights_sha256(model) != record["final_weights_sha256"]:
                 raise Mismatch("the digest of the last weights is not the recorded one")
             recorded = record["curve"][checkpoint["epoch"] - 1]["test_acc"]

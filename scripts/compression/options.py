@@ -12,6 +12,9 @@ from data import default_root
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 
+IMAGE_SIZE, WORKERS = 224, 2
+"""Defaults for a folder."""
+
 LEAST = {
     "image_size": 8,
     "train_images": 2,
@@ -48,7 +51,7 @@ def parse(description: str) -> argparse.Namespace:
         help="a dataset, or a folder with train/<class>/ and test/<class>/ (or val/); a folder "
         "that is called like a dataset is ./NAME; default: %(default)s",
     )
-    option("--image-size", type=int, default=224, help="of the images of a folder (%(default)s)")
+    option("--image-size", type=int, help=f"of the images of a folder ({IMAGE_SIZE})")
     option(
         "--train-images",
         type=int,
@@ -80,7 +83,7 @@ def parse(description: str) -> argparse.Namespace:
     option("--seed", type=int, default=0)
     option("--precision", default="tf32", choices=sorted(PRECISIONS))
     option("--threads", type=int, help="CPU threads; default: torch's")
-    option("--workers", type=int, default=2, help="processes that read a folder (%(default)s)")
+    option("--workers", type=int, help=f"processes that read a folder ({WORKERS})")
     option("--device", default="auto")
     option(
         "--data-root",
@@ -102,10 +105,10 @@ def check(args: argparse.Namespace) -> None:
     for name, least in LEAST.items():
         value = getattr(args, name)
         if value is not None and value < least:
-            raise UserError(f"{_option(name)} must be at least {least}, got {value}")
+            raise UserError(f"{option_of(name)} must be at least {least}, got {value}")
     for name in ("lr", "finetune_lr"):
         if not 0 < getattr(args, name) < math.inf:
-            raise UserError(f"{_option(name)} must be above 0, got {getattr(args, name)}")
+            raise UserError(f"{option_of(name)} must be above 0, got {getattr(args, name)}")
     if not 0 <= args.strength < math.inf:
         raise UserError(f"--strength must be at least 0, got {args.strength}")
     if not 0 < args.alpha < 1:
@@ -115,7 +118,8 @@ def check(args: argparse.Namespace) -> None:
         _check_out(args.out)
 
 
-def _option(name: str) -> str:
+def option_of(name: str) -> str:
+    """The option that sets an attribute."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -117,6 +117,7 @@ KEPT_KEYS = {
     "recipe": "--recipe sets the recipe, e.g. --recipe short",
     "resume": "interrupted runs are always continued",
     "overwrite": "finished runs are always skipped",
+    "baseline_checkpoint": "each run starts from the baseline that is trained for it",
 }
 """Keys of train.py that cannot be set for runs of a table, and why."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.cli import OUT_OF_TIME
+from configs.cli import INTERRUPTED, OUT_OF_TIME
 from linearconv.engine.files import atomic_write
 from linearconv.engine.lock import STALE_S, live_owner
 from linearconv.errors import UserError
@@ -26,6 +26,9 @@ REQUEUES = 1000
 
 STOP_S = 60.0
 """Seconds a process has to exit by itself; submitit's signal comes 90 s before the time limit."""
+
+KILLED_S = 3600.0
+"""Seconds in which Slurm ends a job that it has told to terminate."""
 
 RETRY_S = 30.0
 """Seconds between attempts to start a run that another process seems to hold."""
@@ -40,7 +43,7 @@ class TrainJob:
 
     Attributes:
         command: the program and its arguments; exits with 75 if its own time limit stopped it or
-            another process holds the run.
+            another process holds the run, with 130 if it was terminated.
         cwd: the folder to run in.
         log: the file that its output is appended to.
         record: the file that exists once the run is finished.
@@ -58,7 +61,7 @@ class TrainJob:
         """Train to the end.
 
         Raises:
-            RuntimeError: the process failed, or another one holds the run.
+            RuntimeError: the process failed or was terminated, or another one holds the run.
             SystemExit: out of time; the job has been requeued.
         """
         # If a run's host died, the run counts as held until its lock is stale (see `engine.lock`).
@@ -67,6 +70,11 @@ class TrainJob:
             code = self._run()
             if self.record.exists():
                 return
+            if code == INTERRUPTED:
+                # Slurm requeues what it preempts only if that still runs when the grace time is
+                # over; a cancelled job it kills.
+                time.sleep(KILLED_S)
+                raise RuntimeError(f"terminated: see {self.log}")
             if code != OUT_OF_TIME:
                 mark(self.log, Outcome.FAILED)
                 raise RuntimeError(f"exit code {code}: see {self.log}")

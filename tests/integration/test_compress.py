@@ -133,6 +133,8 @@ def test_the_correlation_loss_counts_in_short_epochs(compress, digits_root):
         (["--model", "base", "--alpha", "1.5"], "alpha must be between 0 and 1"),
         (["--model", "base", "--skip", "conv*"], "no convolution of base can be converted"),
         (["--model", "base", "--train-images", "65"], "last batch of the 65 training images"),
+        (["--image-size", "64"], "--image-size applies to a folder, --data is digits"),
+        (["--workers", "1"], "--workers applies to a folder"),
         (["--model", "base", "--lr", "1e30"], "nan in epoch 1, with a learning rate of 1e+30"),
     ],
 )  # fmt: skip
@@ -184,3 +186,17 @@ def test_the_weights_are_there_before_the_measurements(compress, digits_root, tm
     )  # fmt: skip
     assert (done.code, done.err) == (130, "interrupted\n")
     assert "conv1.weight" in torch.load(out, weights_only=True)
+    assert done.out.count("plain, 0 epochs") == 1  # what was measured before
+
+
+def test_a_full_disk_ends_with_what_was_measured(compress, digits_root, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(compression, "atomic_write", full)
+    done = compress(
+        "--model", "base", "--data", "digits", "--data-root", digits_root, "--train-images", "32",
+        "--epochs", "0", "--out", tmp_path / "folded.pt",
+    )  # fmt: skip
+    assert (done.code, done.err) == (1, "stopped: No space left on device\n")
+    assert "plain, 0 epochs" in done.out and "converted" in done.out

@@ -229,7 +229,7 @@ def test_nothing_is_written_without_the_images_that_int8_needs(script, tmp_path)
     done = script("export", name, "--format=onnx", "--int8", f"--results-dir={tmp_path}",
                   f"--checkpoint-dir={tmp_path}", f"--data-root={tmp_path}/none",
                   f"--out={out}")  # fmt: skip
-    assert done.code == 2 and "none does not exist, so nothing was downloaded" in done.err
+    assert done.code == 2 and "none, does not exist, so nothing was downloaded" in done.err
     assert not out.parent.exists()
 
 

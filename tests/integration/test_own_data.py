@@ -186,7 +186,7 @@ def test_a_file_is_trained_on_and_evaluated(cli, script, own, own_file, tmp_path
     assert other.code == 2 and "has other images or labels than the file" in other.err
 
     verified = script("verify", "--results-dir", tmp_path / "results")
-    assert verified.code == 0, verified.out
+    assert verified.code == 1, verified.out  # nothing was verified
     assert f"{record['run_id']}: not checked: dataset=custom needs its file" in verified.out
     assert "0 of 0 runs are reproduced by their weights, 1 not checked" in verified.out
     export = ["export", record["run_id"], f"--results-dir={tmp_path}/results",

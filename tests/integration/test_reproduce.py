@@ -173,12 +173,16 @@ def test_a_run_that_has_files_under_another_name_is_the_same(command, tmp_path):
     assert "digits-base-Plain-" in command([run], "--status").out
 
 
-def test_a_dataset_may_lie_elsewhere(command, tmp_path, digits_root):
+def test_a_dataset_may_lie_elsewhere(command, tmp_path, digits_root, monkeypatch):
+    """A relative path counts from the folder of train.py, wherever the command is given."""
     file = tmp_path / "elsewhere.npz"
     shutil.copy(digits_root / "digits.npz", file)
     (tmp_path / "empty").mkdir()
-    run = small_run(epochs=1)
-    outcome = command([run], f"dataset.path={file}", f"--data-root={tmp_path}/empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    path = os.path.relpath(file, REPOSITORY)
+    outcome = command(
+        [small_run(epochs=1)], f"dataset.path={path}", f"--data-root={tmp_path}/empty"
+    )
     assert outcome.code == 0, outcome.out
 
 
@@ -343,6 +347,9 @@ def test_status_and_dry_run_of_a_real_table(tmp_path):
         (["--table", "3", "--slots", "x"], "at least 1, got x"),
         (["--table", "3", "--max-minutes", "nan"], "above 0"),
         (["--table", "3", "--slurm", "--slurm-option", "=x"], "KEY=VALUE"),
+        (["--table", "3", "--slurm-partition", "gpu"], "--slurm-partition has no effect without"),
+        (["--table", "3", "--slurm-minutes", "9", "--status"], "--slurm-minutes has no effect"),
+        (["--table", "3", "baseline_checkpoint=x"], "baseline_checkpoint=x cannot be given"),
     ],
 )
 def test_mistakes(arguments, word, monkeypatch, capsys):

@@ -61,6 +61,21 @@ def test_a_failed_job_fails_and_names_its_log(local, job, tmp_path):
     assert last_failed(tmp_path / "train.log")
 
 
+def test_a_terminated_job_leaves_its_end_to_slurm(job, tmp_path, monkeypatch):
+    """It keeps running, so that Slurm can requeue it, and is not marked as failed."""
+    waited = []
+    monkeypatch.setattr(slurm_module, "KILLED_S", 0.1)
+    monkeypatch.setattr(slurm_module.time, "sleep", waited.append)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(RuntimeError, match=f"terminated: see {tmp_path}/train.log"):
+            job("echo stopped; exit 130")()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert waited[-1] == slurm_module.KILLED_S
+    assert (tmp_path / "train.log").read_text() == "stopped\n"
+
+
 def test_a_run_that_another_process_holds_is_tried_again(job, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_module, "RETRY_S", 0.1)
     held = job("echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record; exit 75")
@@ -155,6 +170,7 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
     assert train.command[:2] == (sys.executable, "train.py")
     assert f"{tmp_path}/checkpoints/{baseline.run_id}/best.pt" in " ".join(train.command)
     assert train.command[-1] == "max_minutes=95.000000"
+    assert "device=cuda" in train.command  # rather an error than a CPU beside the reserved GPU
     assert train.record == tmp_path / "results/runs" / f"{basis.run_id}.json"
     assert train.lock == tmp_path / "checkpoints" / basis.run_id / "lock"
 

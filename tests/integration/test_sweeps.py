@@ -135,32 +135,6 @@ def test_a_grid_goes_on_to_its_next_batch_after_a_failure(cli, small, tmp_path):
     assert len(records(tmp_path)) == 1 and "score" not in outcome.out
 
 
-LAUNCHER = '''
-import multiprocessing
-
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra.core.config_store import ConfigStore
-
-
-class Processes(BasicLauncher):
-    """Runs each job in a process of its own."""
-
-    def launch(self, job_overrides, initial_job_idx):
-        context = multiprocessing.get_context("fork")
-        returned = context.SimpleQueue()
-        run = lambda job: returned.put(super(Processes, self).launch([job], initial_job_idx))
-        for job in job_overrides:
-            process = context.Process(target=run, args=(job,))
-            process.start()
-            process.join()
-        return [returned.get()[0] for job in job_overrides]
-
-
-node = {"_target_": "hydra_plugins.processes.Processes"}
-ConfigStore.instance().store(group="hydra/launcher", name="processes", node=node)
-'''
-
-
 def start(*arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments],
@@ -172,10 +146,9 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen:
 
 
 def test_failures_in_other_processes_count(places, tmp_path):
-    (tmp_path / "hydra_plugins").mkdir()
-    (tmp_path / "hydra_plugins/processes.py").write_text(LAUNCHER)
-    process = start("-m", "hydra/launcher=processes", *BASE, *places, *QUICK,
-                    "recipe.lr=1e30,1e-3", PYTHONPATH=str(tmp_path))  # fmt: skip
+    """The launcher pickles the job, as submitit's does."""
+    process = start("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *BASE, *places,
+                    *QUICK, "recipe.lr=1e30,1e-3", "runtime.threads=1")  # fmt: skip
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 1, out
     assert "1 of 2 runs did not finish" in out and "the loss became" in out

@@ -54,6 +54,13 @@ def test_published_weights_reproduce_the_record(script, results, digits_root):
     assert "1 of 1 runs are reproduced by their weights" in outcome.out
 
 
+def test_a_missing_dataset_is_no_fault_of_the_weights(script, results, tmp_path):
+    outcome = script("verify", "--results-dir", results, "--data-root", tmp_path / "none")
+    assert outcome.code == 1 and "FAILED" not in outcome.out
+    assert f"{run_id(results)}: not checked: the folder of datasets, {tmp_path}/none" in outcome.out
+    assert "0 of 0 runs are reproduced by their weights, 1 not checked" in outcome.out
+
+
 def test_published_weights_are_those_of_the_checkpoints(trained):
     results = trained / "results"
     folder = trained / "checkpoints" / run_id(results)

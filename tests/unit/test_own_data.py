@@ -230,7 +230,7 @@ def test_a_folder_that_may_be_a_typing_error_is_not_downloaded_into(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LINEARCONV_DATA", raising=False)
     digits = dataset_config("digits")
-    with pytest.raises(UserError, match=r"dataste does not exist.*digits.npz is not present"):
+    with pytest.raises(UserError, match=r"dataste, does not exist.*digits.npz is not present"):
         DatasetFile(digits, Path("dataste")).load()
     assert not list(tmp_path.iterdir())
     DatasetFile(digits, Path("datasets")).load()  # the default is made
@@ -430,6 +430,11 @@ def test_folders_that_are_no_dataset(folder, tmp_path):
             read_folder(path)
     with pytest.raises(UserError, match="between 0 and 1"):
         read_folder(folder, test_fraction=1)
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match="between 0 and 1"):  # before any image is read
+        read_folder(folder, test_fraction=20)
+    shutil.rmtree(folder / "damaged")
     (folder / "bird").mkdir()
     with pytest.raises(UserError, match="has no images in bird"):
         read_folder(folder)
