@@ -18,7 +18,7 @@ import json
 import sys
 from typing import Any
 
-from configs import compose
+from configs import compose, identify
 from configs.cli import MISTAKE
 from linearconv.engine.device import resolve_device
 from linearconv.engine.precision import precision_flags
@@ -87,6 +87,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.rounds < 1 or args.images < recipe.batch_size:
         raise UserError(
             f"--rounds must be at least 1 and --images at least a batch, {recipe.batch_size}"
+        )
+    spans = {
+        config.recipe.batch_size * config.regularizer.every
+        for config in configs.values()
+        if identify(config)["regularizer"]
+    }
+    if args.write and any(args.images % span for span in spans):
+        raise UserError(
+            f"--write takes --images in multiples of {max(spans)}, so that as many steps as in "
+            f"training have the correlation loss, got {args.images}"
         )
     if "usual" in modes and recipe.optimizer != "adam":
         raise UserError(

@@ -312,12 +312,10 @@ def train_epoch(
 
 @torch.no_grad()
 def _correlation(training: Training) -> float | None:
-    """Value of Algorithm 1 after the epoch, whether or not it is trained on; None for Conv."""
+    """Value of Algorithm 1 after the epoch, whatever is trained on; None for Conv."""
     if not any(True for _ in regularized_filters(training.model)):
         return None
-    regularizer = training.settings.regularizer
-    centered = regularizer is not None and regularizer.centered
-    return model_correlation_loss(training.model, centered=centered).item()
+    return model_correlation_loss(training.model).item()
 
 
 class _Saves:

@@ -133,6 +133,7 @@ class Case(ABC):
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "rounds": len(self.steps_s),
+            "images": len(self.dataset.train),
             "images_per_s": len(self.dataset.train) / statistics.median(self.epochs_s),
             "ms_per_step": 1e3 * step_s,
             "ratio_to_usual": usual and median_ratio(usual.epochs_s, self.epochs_s),

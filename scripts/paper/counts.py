@@ -31,7 +31,7 @@ class Counts:
         flops_without_quirks: the same for the network as it is trained here.
         quirks: names of the quirks (`scripts.paper.quirks`).
         macs: exact multiply-adds of the forward pass by (phase, execution); in training,
-            generating the weights counts once per batch of the recipe.
+            generating the weights counts once per batch of the paper's recipe.
     """
 
     params: int
@@ -81,9 +81,15 @@ def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
 
 
 @cache
-def correlation_bound(model: str, variant: str, alpha: float | None = None) -> float:
-    """Lower bound of a network's correlation loss: the sum over its regularised layers."""
-    net = network(_config(model, variant, alpha), INPUT[0], 10)
+def correlation_bound(model: str, variant: str, channels: int) -> float:
+    """Lower bound of a network's correlation loss: the sum over its regularised layers.
+
+    Args:
+        model: its model.
+        variant: its variant, with the default alpha.
+        channels: of the images, since few of them leave the first layer's filters few dimensions.
+    """
+    net = network(_config(model, variant, None), channels, 10)
     filters = (weight.shape for _, weight in regularized_filters(net))
     return sum(correlation_loss_bound(n, math.prod(size)) for n, *size in filters)
 

@@ -15,7 +15,7 @@ from configs.experiments import Cell, all_cells
 from models import architecture
 from scripts.paper.figures.base import SINGLE, Figure, seeds
 from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Record, records_of
+from scripts.paper.results import Record, records_of, trained_on
 from scripts.paper.text import Grid, mean_text
 
 RATES = (1e-3, 1e-4)
@@ -116,8 +116,7 @@ def choice_lines(found: Sequence[Choice]) -> list[dict[str, Any]]:
             "seed": record["science"]["seed"],
             "val_acc_last": record["val_acc_last"],
             "run_id": record["run_id"],
-            "device": record["provenance"][-1]["device"],
-            "torch": record["provenance"][-1]["versions"]["torch"],
+            **trained_on(record),
         }
         for choice in found
         for rate, records in choice.runs.items()

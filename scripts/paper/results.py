@@ -254,6 +254,16 @@ def _frame_row(record: Record) -> dict[str, Any]:
     }
 
 
+def trained_on(record: Record) -> dict[str, str]:
+    """The device and the version of torch; of a run that was moved, all in their order."""
+    starts = record["provenance"]
+    values = {
+        "device": [start["device"] for start in starts],
+        "torch": [start["versions"]["torch"] for start in starts],
+    }
+    return {name: ", then ".join(dict.fromkeys(found)) for name, found in values.items()}
+
+
 def records_of(records: Iterable[Record], config: TrainConfig) -> list[Record]:
     """The records of the runs with a config, whatever their seed, sorted by it."""
     found = []

@@ -90,7 +90,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _of_one_day(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a file that were measured on the day of their Conv.
+    """The rows that were measured on the day of their Conv.
 
     A machine's speed differs from day to day (results/benchmarks/README.md), so that times of two
     days do not belong beside each other.
@@ -104,7 +104,10 @@ def _of_one_day(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
-    """A column of `folder/benchmarks/*.csv`; of several rows of the same kind the newest counts.
+    """A column of `folder/benchmarks/*.csv`.
+
+    Of several rows of the same kind, whatever file they are in, the newest counts, and of these
+    only what was measured on the day of its Conv.
 
     Args:
         folder: the results.
@@ -116,13 +119,14 @@ def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
     """
     columns = ["model", "variant", "device", "precision"]
     paths = sorted((folder / "benchmarks").glob("*.csv"))
-    frames = [_of_one_day(_read(path)) for path in paths]
-    known = [frame for frame in frames if {*columns, "rounds", "mode", column} <= set(frame)]
+    known = [
+        frame for frame in map(_read, paths) if {*columns, "rounds", "mode", column} <= set(frame)
+    ]
     if not known:
         return pd.DataFrame(columns=[*columns, "rounds", "value"])
     rows = pd.concat(known, ignore_index=True)
     if "date" in rows:
         rows = rows.sort_values("date", kind="stable", na_position="first")
-    rows = rows[rows["mode"] == mode].drop_duplicates(columns, keep="last")
+    rows = _of_one_day(rows[rows["mode"] == mode].drop_duplicates(columns, keep="last"))
     rows = rows.assign(value=pd.to_numeric(rows[column], errors="coerce"))
     return rows.dropna(subset="value")[[*columns, "rounds", "value"]]

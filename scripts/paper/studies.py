@@ -14,7 +14,7 @@ from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
 from scripts.paper.intervals import welch
 from scripts.paper.printed import MODELS
-from scripts.paper.results import METRICS, Record, records_of
+from scripts.paper.results import METRICS, Record, records_of, trained_on
 from scripts.paper.text import Grid, mean_text
 
 SETTING = ("model=base", "dataset=cifar10", "recipe=short")
@@ -151,8 +151,7 @@ def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
             "seed": record["science"]["seed"],
             **{key: record[key] for key in METRICS.values()},
             "run_id": record["run_id"],
-            "device": record["provenance"][-1]["device"],
-            "torch": record["provenance"][-1]["versions"]["torch"],
+            **trained_on(record),
         }
         for outcome in found
         for record in outcome.runs

@@ -291,7 +291,7 @@ def extra_notes(table: Table) -> list[str]:
     devices = dict.fromkeys(_measured_on(table.benchmarks, setting) for setting in table.settings)
     macs = (
         "MACs are exact multiply-adds of one image's forward pass; weights are generated once "
-        "per batch in training, and for each image at inference."
+        "per batch of the paper's 64 in training, and for each image at inference."
     )
     return [macs, *devices, *table.benchmarks.notes]
 

@@ -147,6 +147,7 @@ def test_mistakes_are_one_message(script):
         (("--images", "100", "recipe.batch_size=128"), "--images at least a batch, 128"),
         (("recipe=modern",), "the usual loop trains with Adam"),
         (("runtime.execution=generate", "--write"), "--write takes no overrides, got runtime"),
+        (("--images", "192", "--write"), "--write takes --images in multiples of 640"),
         (("--model", "lenet"), "lenet"),
     ):
         done = script("benchmark", *arguments)

@@ -207,19 +207,19 @@ def test_measured_speed(tmp_path):
     (tmp_path / "benchmarks" / "card.csv").write_text(
         "model,variant,device,mode,precision,rounds,step_over_conv,latency_over_conv_fused_b256\n"
         "base,Lr,Card,usual,fp32,5,1.2,1.01\nbase,Lr,Card,fast,fp32,5,0.9,1.02\n"
-        "base,Lr,Card,fast,fp32,5,0.8,\nbase,L,Card,fast,fp32,5,9,9\nother,Lr,Card,fast,fp32,5,9,9\n"
+        "base,Lr,Card,fast,fp32,5,0.7,\nbase,L,Card,fast,fp32,5,9,9\nother,Lr,Card,fast,fp32,5,9,9\n"
     )
     usual = verdict(tmp_path, "LinearConv takes longer to train, as the paper computes it")
     fast = verdict(tmp_path, "LinearConv takes longer to train, factored")
     assert (usual.verdict, fast.verdict) == ("not run", "contradicted")  # a GPU's usual loop
-    assert [finding.estimate for finding in fast.findings] == ["x0.80, 5 rounds"]
+    assert [finding.estimate for finding in fast.findings] == ["x0.70, 5 rounds"]
     assert verdict(tmp_path, "inference takes the same time (median)").verdict == "not run"
 
 
 @pytest.mark.parametrize(
     ("ratio", "rounds", "expected"),
-    [(1.2, 3, "supported"), (0.8, 3, "contradicted"), (1.09, 9, "undecided"),
-     (0.91, 9, "undecided"), (0.5, 2, "undecided")],
+    [(1.21, 3, "supported"), (0.79, 3, "contradicted"), (1.19, 9, "undecided"),
+     (0.81, 9, "undecided"), (0.5, 2, "undecided")],
 )  # fmt: skip
 def test_a_time_decides_if_it_is_beyond_the_noise(tmp_path, ratio, rounds, expected):
     (tmp_path / "runs").mkdir()
@@ -230,6 +230,17 @@ def test_a_time_decides_if_it_is_beyond_the_noise(tmp_path, ratio, rounds, expec
     )
     usual = verdict(tmp_path, "LinearConv takes longer to train, as the paper computes it")
     assert usual.verdict == expected
+
+
+def test_a_median_of_times_counts_those_of_enough_rounds(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "cpu.csv").write_text(
+        "model,variant,device,mode,precision,rounds,latency_over_conv_fused_b256\n"
+        "base,Lr,CPU,fast,fp32,3,1.01\nvgg11,Lr,CPU,fast,fp32,1,9\n"
+    )
+    (finding,) = verdict(tmp_path, "inference takes the same time (median)").findings
+    assert finding.what == "median of 1 measurements" and finding.estimate.startswith("x1.01")
 
 
 @pytest.mark.parametrize(("among", "expected"), [(0.5, "supported"), (0.01, "contradicted")])

@@ -160,6 +160,13 @@ def test_a_regularized_step_adds_lambda_times_the_loss():
     torch.testing.assert_close(gradients[1] - gradients[0], 0.3 * weight.grad)
 
 
+def test_the_curves_loss_is_algorithm_1_whatever_is_trained_on(tmp_path):
+    settings = toy_settings(epochs=1, regularizer=Regularizer(0.3, 10, centered=True))
+    training, _ = train(tmp_path, settings=settings)
+    expected = correlation_loss(training.model[0].primary).item()
+    assert training.curve[0]["correlation_loss"] == pytest.approx(expected)
+
+
 def test_metrics_of_an_epoch(tmp_path):
     training, _ = train(tmp_path, settings=toy_settings(epochs=1, lr=1e-30))
     entry, batches = training.curve[0], ToyBatches()

@@ -14,8 +14,10 @@ from linearconv.errors import UserError
 from scripts.paper import page
 from scripts.paper.comparison import Accuracy
 from scripts.paper.figures.accuracy import accuracy_figure
+from scripts.paper.figures.cost import cost_figure
+from scripts.paper.figures.curves import curve_figures
 from scripts.paper.printed import change, paper_rows
-from scripts.paper.results import Results, load_runs, read_records
+from scripts.paper.results import Results, load_runs, read_records, trained_on
 from scripts.paper.speeds import measured, read_benchmarks
 from scripts.paper.text import accuracy_entry, times_flops, times_params
 from tests.records import add_runs, make_record, save_record
@@ -113,6 +115,62 @@ def test_a_point_of_figure_3_has_as_many_seeds_as_its_difference(tmp_path):
     points = accuracy_figure(Results(tmp_path, "paper"), "best").data
     (found,) = (p for p in points if (p["model"], p["variant"]) == ("base", "Lr"))
     assert (found["n"], found["std"]) == (2, 0.7071)  # of its own 85 and 84, not of -2 and -4
+
+
+def test_the_bound_of_a_curve_is_that_of_the_images_channels(tmp_path):
+    """With one channel, conv1's 16 filters have 9 dimensions instead of 27."""
+    for dataset, bound in (("cifar10", 0), ("mnist", 14)):
+        add_runs(tmp_path, Cell("base", "Lr", dataset), [(80, 79)])
+        figures = {figure.name: figure for figure in curve_figures(Results(tmp_path, "paper"))}
+        first = figures[f"curves-{dataset}-base"].data[0]
+        assert first["correlation_loss"] - first["correlation_excess"] == pytest.approx(bound)
+
+
+def benchmark_file(folder, name: str, *rows: str) -> None:
+    """A file of steps: model, variant, precision, milliseconds, date."""
+    path = folder / "benchmarks" / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    lines = [f"{COLUMNS},date,commit,rounds,images_per_s"]
+    for row in rows:
+        model, variant, precision, step, date = row.split()
+        lines.append(f"{model},{variant},Card,fast,{precision},{step},,{date},abc,5,1000")
+    path.write_text("\n".join(lines))
+
+
+def hours(folder, recipe: str) -> dict[str, float | None]:
+    """By variant, the training time in the cost figure."""
+    points = cost_figure(Results(folder, recipe), "best").data
+    return {point["variant"]: point["training_hours"] for point in points}
+
+
+def test_training_time_is_of_the_file_that_knows_most_networks(tmp_path):
+    for recipe in ("paper", "modern"):
+        add_runs(tmp_path, CONV, [(87, 86)], recipe=recipe)
+        add_runs(tmp_path, LINEAR, [(87, 86)], recipe=recipe)
+    benchmark_file(tmp_path, "a", "base Conv fp32 1 2026-01-09")
+    assert hours(tmp_path, "paper") == {"Conv": pytest.approx(782 * 250 / 3.6e6, 1e-3), "Lr": None}
+    both = "base Conv fp32 {} {}", "base Lr fp32 {} {}"
+    benchmark_file(tmp_path, "b", *(row.format(10, "2026-01-01") for row in both))
+    benchmark_file(tmp_path, "c", *(row.format(20, "2026-01-02") for row in both))
+    benchmark_file(tmp_path, "d", *(row.format(30, "2026-01-01") for row in both))
+    assert hours(tmp_path, "paper")["Lr"] == pytest.approx(782 * 250 * 20 / 3.6e6, 1e-3)
+    assert hours(tmp_path, "modern") == {"Conv": None, "Lr": None}  # of other steps than these
+
+
+def test_times_of_several_files_are_of_the_day_of_the_newest_conv(tmp_path):
+    both = "base Conv fp32 5 2026-01-01", "base Lr fp32 5 2026-01-01"
+    benchmark_file(tmp_path, "torch2.9", *both)
+    benchmark_file(tmp_path, "torch2.10", "base Conv fp32 9 2026-01-02")
+    rows = measured(tmp_path, "ms_per_step", "fast")
+    assert list(zip(rows.variant, rows.value, strict=True)) == [("Conv", 9)]
+
+
+def test_a_run_that_was_moved_names_both_devices(tmp_path):
+    (record,) = add_runs(tmp_path, CONV, [(87, 86)])
+    (start,) = record["provenance"]
+    moved = start | {"device": "Card", "versions": {"torch": "2.10.0"}}
+    found = trained_on(record | {"provenance": [moved, start, start]})
+    assert found == {"device": "Card, then Some CPU (2 threads)", "torch": "2.10.0, then 2.9.0"}
 
 
 def test_a_record_may_fill_cells_of_two_recipes(tmp_path, monkeypatch):

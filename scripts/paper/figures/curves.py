@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from configs import dataset_config
 from configs.experiments import Cell, all_cells
 from scripts.paper.counts import correlation_bound
 from scripts.paper.figures.base import (
@@ -45,8 +46,9 @@ def curve_figures(results: Results) -> list[Figure]:
 
 def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell]) -> Figure:
     records = {cell.variant: list(results.records(cell).values()) for cell in cells}
+    channels = dataset_config(dataset).channels
     curves = {
-        variant: [_curve(record, correlation_bound(model, variant)) for record in found]
+        variant: [_curve(record, correlation_bound(model, variant, channels)) for record in found]
         for variant, found in records.items()
         if found
     }
