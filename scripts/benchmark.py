@@ -31,6 +31,20 @@ from scripts.bench.timing import device_limit, profiled
 
 def main() -> int:
     """Run the benchmark; returns the exit code."""
+    args = parser().parse_intermixed_args()
+    try:
+        rows = measure(args)
+        if args.write:
+            print(f"wrote {write(rows)}", file=sys.stderr)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    print(json.dumps(rows, indent=1) if args.format == "json" else text(rows))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,16 +62,7 @@ def main() -> int:
         "overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py; runtime.* for mode fast"
     )
     add_options(parser)
-    args = parser.parse_intermixed_args()
-    try:
-        rows = measure(args)
-        if args.write:
-            print(f"wrote {write(rows)}", file=sys.stderr)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return MISTAKE
-    print(json.dumps(rows, indent=1) if args.format == "json" else text(rows))
-    return 0
+    return parser
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from configs.cli import FAILED, MISTAKE
 from linearconv.engine.device import resolve_device, unusable_cuda
 from linearconv.engine.provenance import provenance
 from scripts.bench.rows import write
-from scripts.benchmark import measure, text
+from scripts.benchmark import measure, parser, text
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIANTS = "Conv,L,Lr,LRr"
+VARIANTS = "Conv,e,L,Lr,LRr"
+COMMON = ("--images=6400", "--device=cuda")
 
 
 def main() -> int:
@@ -58,20 +58,8 @@ def main() -> int:
 
 
 def _measure(model: str, modes: str, *overrides: str) -> list[dict[str, Any]]:
-    return measure(
-        Namespace(
-            model=model,
-            variants=VARIANTS,
-            modes=modes,
-            rounds=5,
-            images=6400,
-            precision="tf32",
-            overrides=overrides,
-            device="cuda",
-            profile=False,
-            write=False,
-        )
-    )
+    options = [f"--model={model}", f"--variants={VARIANTS}", f"--modes={modes}"]
+    return measure(parser().parse_intermixed_args([*options, *COMMON, *overrides]))
 
 
 def _deterministic() -> tuple[str, str, str, bool]:
@@ -84,7 +72,7 @@ def _deterministic() -> tuple[str, str, str, bool]:
     for overrides in ([], ["runtime.deterministic=true"]):
         done = subprocess.run(
             [sys.executable, "scripts/benchmark.py", "--model=vgg11", "--variants=LRr"]
-            + ["--modes=fast", "--images=6400", "--format=json", "--device=cuda", *overrides],
+            + ["--modes=fast", "--format=json", *COMMON, *overrides],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -95,6 +95,9 @@ def plan_runs(
     config = compose([*runs[0].overrides, *extra])
     config.results_dir = config.results_dir or str(RESULTS_DIR)  # all of them fill cells
     _check_extra(runs, extra)
+    results, checkpoints, logs = (
+        root / folder for folder in (config.results_dir, config.checkpoint_dir, config.log_dir)
+    )
     planned: dict[str, Planned] = {}
     for run in runs:
         overrides = (*run.overrides, *extra)
@@ -103,9 +106,6 @@ def plan_runs(
             before = planned[run.baseline.run_id]
             weights = Checkpoints(Path(config.checkpoint_dir, before.name)).best
             overrides += (override("baseline_checkpoint", weights),)
-        results, checkpoints, logs = (
-            root / folder for folder in (config.results_dir, config.checkpoint_dir, config.log_dir)
-        )
         name = name_in_use(run.run_id, results, checkpoints)
         paths = RunPaths(name, results, checkpoints, logs)
         planned[run.run_id] = Planned(run, paths, overrides, before)
