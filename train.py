@@ -47,6 +47,8 @@ from linearconv.engine.step import Regularizer
 from linearconv.errors import UserError, first_line
 from models import Variant, architecture, build_model
 
+log = logging.getLogger(__name__)
+
 DEFAULT_THREADS = torch.get_num_threads()
 
 
@@ -162,6 +164,14 @@ def run(
     torch.set_num_threads(config.runtime.threads or DEFAULT_THREADS)
     batches = training_batches(config, file, device)
     print(f"{paths.run_id} on {device}", flush=True)
+    if identity["regularizer"] and config.regularizer.every > len(batches.sizes):
+        log.warning(
+            "the correlation loss is never added: it is due in every %dth step of an epoch, and an "
+            "epoch has %d; regularizer.every=%d adds it once an epoch",
+            config.regularizer.every,
+            len(batches.sizes),
+            len(batches.sizes),
+        )
 
     def build() -> torch.nn.Module:
         model = initial_model(config, identity, baseline)
@@ -297,6 +307,7 @@ def train_settings(config: TrainConfig, identity: Identity) -> TrainSettings:
         schedule=recipe.schedule,
         lr_milestones=tuple(recipe.lr_milestones or ()),
         label_smoothing=recipe.label_smoothing,
+        seed=config.seed,
     )
 
 

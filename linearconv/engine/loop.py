@@ -25,6 +25,7 @@ from linearconv.engine.optimizer import (
 )
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.reporting import Entry, Observer
+from linearconv.engine.seeding import derive_seed
 from linearconv.engine.step import Regularizer, Steps, TrainBatches, TrainStep, evaluate
 from linearconv.errors import first_line
 from linearconv.regularizer import model_correlation_loss, regularized_filters
@@ -63,6 +64,7 @@ class TrainSettings:
             and Hutter, 2017, without restarts).
         lr_milestones: numbers of finished epochs after which the rate decays; "multistep" only.
         label_smoothing: see `TrainStep`.
+        seed: of what a model draws from torch's own generators (`torch.nn.Dropout`).
     """
 
     epochs: int
@@ -75,6 +77,7 @@ class TrainSettings:
     schedule: str = "step"
     lr_milestones: tuple[int, ...] = ()
     label_smoothing: float = 0.0
+    seed: int = 0
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -208,11 +211,11 @@ def fit(
     saves.save()
     try:
         return _fit(training, batches, saves, start, observers, deadline, clock)
-    except (KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: of torch, or NonFiniteLoss
+    except BaseException as error:
         with interrupts_deferred():
             try:
                 saves.save_finished()
-            except RuntimeError as second:  # of a device that has failed, as has the first
+            except (RuntimeError, OSError) as second:  # of a failed device or disk, as the first
                 log.warning("the epochs since the last checkpoint are lost: %s", first_line(second))
                 raise error from None
         if isinstance(error, NonFiniteLoss):  # to go on would fail again
@@ -251,6 +254,8 @@ def _fit(
                 return False
             for observer in observers:
                 observer.epoch_started(training.epoch + 1, epochs, len(batches.sizes))
+            # So that a resumed run draws what it would have drawn.
+            torch.manual_seed(derive_seed("training", training.settings.seed, training.epoch))
             entry = train_epoch(training, steps, batches, observers)
             with interrupts_deferred():
                 training.curve.append(entry)

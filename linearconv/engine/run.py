@@ -219,8 +219,12 @@ def execute(
                     observer.close()
         if not done:
             return None
-        record = _publish(spec, training, checkpoints, counts)
-        log_hyperparameters(paths.log, spec.identity, record)
+        with interrupts_deferred():  # all files of a run belong together
+            record = _publish(spec, training, checkpoints, counts)
+        try:
+            log_hyperparameters(paths.log, spec.identity, record)
+        except OSError as error:  # the run is finished all the same
+            log.warning("TensorBoard's table of hyperparameters lacks the run: %s", error)
         return record
 
 

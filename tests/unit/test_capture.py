@@ -53,7 +53,8 @@ def test_the_check_leaves_everything_as_it_was(settings):
     before = snapshot(step)
     steps, note = checked_capture(step, batches, tape)
     assert isinstance(steps, CapturedSteps)
-    assert note == "captured (loss 0.0e+00, gradient 0.0e+00, update 0.0e+00 from eager steps)"
+    same = ", ".join(f"{what} 0.0e+00" for what in ("loss", "gradient", "update", "buffers"))
+    assert note == f"captured ({same} from eager steps)"
     for a, b in zip(before, snapshot(step), strict=True):
         assert torch.equal(a, b)
 
@@ -65,6 +66,47 @@ def test_a_model_with_torchs_dropout_trains_eagerly():
     assert isinstance(steps, EagerSteps) and "CounterDropout" in note
     step.model[0].p = 0.0
     assert isinstance(checked_capture(step, ToyBatches(), tape)[0], CapturedSteps)
+
+
+class Average(nn.Module):
+    """Passes on its input, and keeps an average of it in another tensor at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones((), dtype=torch.float64))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
+        return x
+
+
+def test_a_model_that_replaces_its_buffers_trains_eagerly():
+    """Replays would go on with the tensor that the buffer was when they were captured."""
+    step = toy_step()
+    step.model.insert(0, Average())
+    mean = step.model[0].mean
+    steps, note = checked_capture(step, ToyBatches(), tape)
+    assert isinstance(steps, EagerSteps) and note.endswith("instead of changing them: 0.mean")
+    assert step.model[0].mean is mean and mean == 1
+
+
+class Calls(Average):
+    """Adds to a buffer a number that Python counts, which a replay does not."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.mean.add_(float(self.calls))
+        return x
+
+
+def test_buffers_that_a_replay_changes_otherwise_are_noticed():
+    step = toy_step()
+    step.model.insert(0, Calls())
+    steps, note = checked_capture(step, ToyBatches(), tape)
+    assert isinstance(steps, EagerSteps) and "did not compute what eager ones do" in note
+    assert re.search(r"update 0\.0e\+00, buffers [1-9]", note) and step.model[0].mean == 1
 
 
 @EACH_OPTIMIZER
@@ -240,10 +282,11 @@ def test_stale_batches_are_found():
 
 
 def test_a_difference_that_is_no_number_is_beyond_rounding():
-    assert Difference(float("nan"), 0.0, 0.0).beyond_rounding
-    assert not Difference(1e-6, 1e-4, 0.05).beyond_rounding
-    for difference in (Difference(1e-2, 0, 0), Difference(0, 0.1, 0), Difference(0, 0, 0.5)):
-        assert difference.beyond_rounding
+    nan = float("nan")
+    assert not Difference(1e-6, 1e-4, 0.05, 0.05).beyond_rounding
+    for found in ((1e-2, 0, 0, 0), (0, 0.1, 0, 0), (0, 0, 0.5, 0), (0, 0, 0, 0.5), (nan, 0, 0, 0),
+                  (0, 0, 0, nan)):  # fmt: skip
+        assert Difference(*found).beyond_rounding
 
 
 def test_a_tape_repeats_in_the_same_memory():

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from linearconv.engine.record import (
     weights_sha256,
     write_record,
 )
+from linearconv.engine.reporting import Observer
 from linearconv.engine.seeding import derive_seed, generator, seeded
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError
@@ -623,6 +625,38 @@ def test_a_time_limit_writes_what_was_not_yet_written(tmp_path):
     )
     assert not done and 0 < training.epoch < 4
     assert checkpoints.load_last()["epoch"] == training.epoch
+
+
+def test_a_full_disk_of_the_log_loses_no_epoch(tmp_path):
+    class Full(Observer):
+        def epoch_finished(self, entry, images_per_s, model):
+            if entry["epoch"] == 3:
+                raise OSError("No space left on device")
+
+    training = Training(toy_model(), toy_settings(), Speed(save_every_s=3600.0))
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        fit(training, ToyBatches(), checkpoints, header=HEADER, start={}, observers=[Full()])
+    assert checkpoints.load_last()["epoch"] == 3
+
+
+def test_torchs_dropout_draws_the_same_after_resuming_and_by_the_seed(tmp_path, monkeypatch):
+    original = toy_model
+
+    def dropping() -> nn.Module:
+        model = original()
+        model.insert(4, nn.Dropout(0.5))
+        return model
+
+    monkeypatch.setattr(sys.modules[__name__], "toy_model", dropping)
+    ends = []
+    for folder, seed, limits in (("a", 0, [4]), ("b", 0, [2, 4]), ("c", 1, [4])):
+        for epochs in limits:
+            torch.rand(epochs)  # whatever else the process draws
+            settings = toy_settings(epochs=epochs, lr_decay_every=9, seed=seed)
+            training, _ = train(tmp_path / folder, settings=settings)
+        ends.append(weights_sha256(training.model))
+    assert ends[0] == ends[1] != ends[2]
 
 
 def test_a_failure_of_the_device_is_raised_though_nothing_can_be_saved_after_it(

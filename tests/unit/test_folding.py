@@ -160,3 +160,62 @@ def test_a_network_that_cannot_be_traced_is_evaluated_as_it_is(caplog):
     networks = [accelerated.evaluated() for _ in range(2)]
     assert networks == [model, model] and not model.training
     assert caplog.text.count("torch.fx cannot trace this network") == 1
+
+
+class Standardised(nn.Conv2d):
+    """Its filters have a mean of 0, whatever its weight is."""
+
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight / weight.std(), bias)
+
+
+class Frozen(nn.BatchNorm2d):
+    """Uses the statistics of the batch in evaluation, too."""
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class Branches(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x if torch.is_tensor(x) else 2 * x)
+
+
+def test_networks_that_would_be_others_are_evaluated_as_they_are(caplog):
+    torch.manual_seed(0)
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    hooked.register_forward_hook(lambda module, args, output: 2 * output)
+    models = {
+        "standardised": nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        "frozen": nn.Sequential(nn.Conv2d(3, 4, 3), Frozen(4)),
+        "branches": Branches(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        "hooked": hooked,
+    }
+    images = torch.randn(8, 3, 8, 8)
+    for name, model in models.items():
+        caplog.clear()
+        accelerated = AcceleratedModel(model.eval(), Speed(fold_batch_norms=True))
+        for _ in range(2):
+            with torch.no_grad():
+                found = accelerated.evaluated()(images)
+                torch.testing.assert_close(found, model(images), msg=name)
+        warnings = caplog.text.count("batch norms are not folded in evaluation, since")
+        assert warnings == (name != "standardised"), (name, caplog.text)
+
+
+def test_folding_goes_on_once_it_was_right(monkeypatch):
+    """The check costs one batch."""
+    torch.manual_seed(0)
+    model = lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    accelerated = AcceleratedModel(model, Speed(fold_batch_norms=True))
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        network = accelerated.evaluated()
+        calls = []
+        model.register_forward_pre_hook(lambda module, args: calls.append(module))
+        for _ in range(3):
+            torch.testing.assert_close(network(images), expected)
+        assert len(calls) == 1
+        torch.testing.assert_close(accelerated.evaluated()(images), expected)
+        assert len(calls) == 1

@@ -1,6 +1,7 @@
 """`execution=auto` on CUDA: the fastest execution is measured once for a run, on stand-ins here."""
 
 import itertools
+import os
 from functools import partial
 
 import pytest
@@ -183,6 +184,15 @@ def test_cudnn_measures_its_algorithms_only_within_a_run_and_only_if_asked():
         with model.rewritten():
             assert torch.backends.cudnn.benchmark is asked
         assert not torch.backends.cudnn.benchmark
+
+
+def test_cublas_is_made_deterministic_before_anything_is_computed(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is restored
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    AcceleratedModel(nn.Conv2d(1, 1, 1), Speed())
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    AcceleratedModel(nn.Conv2d(1, 1, 1), Speed(deterministic=True))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_deterministic_algorithms_are_asked_of_torch_only_within_a_run():

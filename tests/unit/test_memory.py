@@ -50,6 +50,18 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.stride() == tensor.to(memory_format=torch.channels_last).stride()
 
 
+def test_products_which_are_channels_last_stay_out_of_such_a_network():
+    model = nn.Sequential(
+        nn.Conv2d(512, 512, 3, padding=1), nn.Conv2d(512, 8, 1), nn.Conv2d(8, 8, 1, stride=2)
+    )
+    seen = []
+    model[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    speed = Speed(channels_last=True, small_image_products=True)
+    with AcceleratedModel(model, speed).rewritten(), torch.no_grad():
+        model(torch.randn(2, 512, 4, 4))
+    assert not is_channels_last(seen[0])
+
+
 def test_the_provenance_tells(caplog):
     model = shortcut(8)
     step = TrainStep(model, build_optimizer(model, 1e-3, fused=False), None, "fp32")

@@ -140,6 +140,20 @@ def test_pooling_before_relu_changes_no_bit(pooling):
     assert 0 < (expected[0] == 0).sum() < expected[0].numel()
 
 
+@pytest.mark.parametrize("before", [[], [nn.Identity()]])
+def test_pooling_stays_behind_a_relu_that_changes_what_others_read(before):
+    """The block of a network with pre-activation, whose shortcut gets ReLU's output."""
+    block, images = (
+        nn.Sequential(*before, nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        torch.randn(9, 9),
+    )
+    plain, swapped = images.clone()[None], images.clone()[None]
+    block(plain)
+    with pooling_before_relu(block):
+        block(swapped)
+    assert torch.equal(swapped, plain) and (plain >= 0).all()
+
+
 @pytest.mark.parametrize("watched", [1, 2])
 def test_pooling_stays_behind_a_relu_if_either_has_hooks(watched):
     network, images, seen = chain(kernel_size=2), torch.randn(2, 3, 8, 8), []

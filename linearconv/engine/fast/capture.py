@@ -143,11 +143,13 @@ class Difference:
         loss: of the summed losses.
         gradient: of the optimiser's running means of the gradients, in norm.
         update: of the change of the weights, in norm.
+        buffers: of the change of the buffers (running statistics), in norm.
     """
 
     loss: float
     gradient: float
     update: float
+    buffers: float
 
     @property
     def beyond_rounding(self) -> bool:
@@ -156,10 +158,15 @@ class Difference:
         Rounding errors are amplified in the weights: Adam scales every gradient to about 1, even
         those that are only rounding error (of a bias before a batch norm).
         """
-        return not (self.loss < 1e-3 and self.gradient < 1e-2 and self.update < 0.2)
+        return not (
+            self.loss < 1e-3 and self.gradient < 1e-2 and self.update < 0.2 and self.buffers < 0.2
+        )
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.1e}, gradient {self.gradient:.1e}, update {self.update:.1e}"
+        return (
+            f"loss {self.loss:.1e}, gradient {self.gradient:.1e}, update {self.update:.1e}, "
+            f"buffers {self.buffers:.1e}"
+        )
 
 
 def checked_capture(
@@ -188,6 +195,10 @@ def checked_capture(
             # The optimiser and libraries initialise in their first steps, which cannot be
             # captured.
             _trial(eager, step, batches)
+        if moved := state.moved_buffers():
+            # A replay would go on reading and writing the tensors that there were.
+            why = f"eager: a step replaces buffers instead of changing them: {', '.join(moved)}"
+            return EagerSteps(step, batches), why
         state.restore()
         batches.begin(0)
         replays = {kind: capture(run) for kind, run in eager.items()}
@@ -247,6 +258,11 @@ class TrainingState:
 
     def __init__(self, step: TrainStep, batches: CapturableBatches) -> None:
         self._step, self._batches = step, batches
+        self._buffers = [
+            (name, module, key, module._buffers[key])
+            for name, module in step.model.named_modules()
+            for key in module._buffers
+        ]
         self._saved = {id(tensor): tensor.detach().clone() for tensor in self._tensors()}
 
     def _tensors(self) -> list[Tensor]:
@@ -262,13 +278,28 @@ class TrainingState:
         With zeros, the next step is that of a new optimiser: torch's SGD copies the first gradient
         into its momentum, and without dampening adds it with the same weight of 1.
         """
+        for _, module, key, tensor in self._buffers:
+            module._buffers[key] = tensor
         for tensor in self._tensors():
             saved = self._saved.get(id(tensor))
             tensor.zero_() if saved is None else tensor.copy_(saved)
 
+    def moved_buffers(self) -> list[str]:
+        """The names of the buffers that have been replaced by other tensors since the snapshot."""
+        return [
+            f"{name}.{key}".removeprefix(".")
+            for name, module, key, tensor in self._buffers
+            if module._buffers.get(key) is not tensor
+        ]
+
     def outcome(self) -> tuple[list[Tensor], ...]:
-        """Copies of the sums, of the running means of the gradients, of the weights' changes."""
-        changes = [p.detach() - self._saved[id(p)] for p in self._step.model.parameters()]
+        """Copies of the sums and of the running means of the gradients, and what has changed.
+
+        That is, of the weights and of the buffers.
+        """
+        model = self._step.model
+        changes = [p.detach() - self._saved[id(p)] for p in model.parameters()]
+        statistics = [b.double() - self._saved[id(b)].double() for b in model.buffers()]
         means = [
             state[name].clone()
             for state in self._step.optimizer.state.values()
@@ -276,7 +307,7 @@ class TrainingState:
             if name in state
         ]
         # Without momentum SGD keeps none, but then the weights change by the gradients.
-        return [self._step.sums.clone()], means or changes, changes
+        return [self._step.sums.clone()], means or changes, changes, statistics
 
 
 def _difference(ours: tuple[list[Tensor], ...], eager: tuple[list[Tensor], ...]) -> Difference:
@@ -291,4 +322,5 @@ def _relative_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return torch.stack([t.double().norm() for t in tensors]).norm().item()
+    norms = [t.double().norm() for t in tensors]
+    return torch.stack(norms).norm().item() if norms else 0.0

@@ -67,7 +67,7 @@ def captured_steps(
         if isinstance(steps, CapturedSteps)
     }
     seconds = {}
-    if len(captured) > 1:
+    if len(captured) > 1 and len(batches.sizes) > 1:
         seconds = _seconds_per_step(step, batches, captured, clock)
     execution = min(seconds, key=seconds.__getitem__) if seconds else next(iter(captured), "auto")
     _set_execution(layers, execution)
@@ -118,6 +118,6 @@ def _seconds_per_step(
             for _ in islice(epoch, count):
                 pass
             step.sums.tolist()
-            seconds[execution].append((clock() - began) / max(count, 1))
+            seconds[execution].append((clock() - began) / count)
     state.restore()
     return {execution: min(found) for execution, found in seconds.items()}

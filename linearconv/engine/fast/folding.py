@@ -73,6 +73,8 @@ class FoldedNetwork:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        if has_hooks(model):
+            raise ValueError("it has hooks, which tracing would lose")
         was_training = model.training
         model.eval()  # leaves out what modules do only in training (dropout)
         # Only the containers are new; the modules in them are the model's own.
@@ -126,8 +128,10 @@ def _is_norm_of_conv(node: fx.Node, network: fx.GraphModule, called: Counter[str
         return False
     conv, norm = (network.get_submodule(n.target) for n in (before, node))
     return (
-        # Subclasses that override forward are neither.
+        # Subclasses that override what they compute are neither.
         getattr(type(conv), "forward", None) in (nn.Conv2d.forward, LinearConv2d.forward)
+        and type(conv)._conv_forward is nn.Conv2d._conv_forward
+        and "forward" not in {**vars(conv), **vars(norm)}
         and getattr(type(norm), "forward", None) is nn.BatchNorm2d.forward
         and norm.affine
         and norm.track_running_stats

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from linearconv.engine.fast.rewriting import replaced
 from linearconv.stand_in import has_hooks
 
+MAKERS = (nn.Conv2d, nn.BatchNorm2d)
+"""Layers whose output is a new tensor."""
+
 
 @contextmanager
 def pooling_before_relu(model: nn.Module) -> Iterator[None]:
@@ -34,9 +37,11 @@ def pooling_before_relu(model: nn.Module) -> Iterator[None]:
 
 def _pooled_first(sequence: nn.Sequential, input: Tensor) -> Tensor:
     """nn.Sequential's forward, with each pair of ReLU and pooling swapped."""
-    layers = list(sequence)
-    for i, (relu, pool) in enumerate(pairwise(list(sequence))):
-        if _swappable(relu, pool):
+    given = list(sequence)
+    layers = list(given)
+    for i, (relu, pool) in enumerate(pairwise(given)):
+        # What an in-place ReLU changes others may read, unless the layer before has just made it.
+        if _swappable(relu, pool) and (not relu.inplace or i and isinstance(given[i - 1], MAKERS)):
             layers[i], layers[i + 1] = pool, relu
     for layer in layers:
         input = layer(input)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from linearconv.engine.fast.rewriting import replaced
+from linearconv.stand_in import is_overridden
 
 LARGEST = 4
 """Largest height and width of a small image; at 8x8 both ways take the same time."""
@@ -37,7 +38,7 @@ def _possible(conv: nn.Conv2d) -> bool:
         and conv.kernel_size != (1, 1)  # already one matrix product in the library
         and conv.padding_mode == "zeros"
         and isinstance(conv.padding, tuple)
-        and type(conv)._conv_forward is nn.Conv2d._conv_forward  # not overridden
+        and not is_overridden(conv, "_conv_forward", nn.Conv2d)
     )
 
 

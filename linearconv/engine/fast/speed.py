@@ -29,6 +29,9 @@ from linearconv.errors import first_line
 
 log = logging.getLogger(__name__)
 
+FOLDING_ROUNDING = 0.05
+"""Relative difference of logits up to which it counts as rounding, in bfloat16, too."""
+
 
 @dataclass
 class Speed:
@@ -76,8 +79,11 @@ class AcceleratedModel:
     """
 
     def __init__(self, model: nn.Module, speed: Speed) -> None:
-        self.model, self._speed = model, speed
+        self.model, self._speed, self._folding_checked = model, speed, False
         self._on_cpu = next(model.parameters()).device.type == "cpu"
+        if speed.deterministic:
+            # cuBLAS reads it when it is used first, and torch refuses to go on without it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if speed.keep_memory and self._on_cpu:
             keep_freed_memory()  # for the whole process, from now on
         self._row_major = unsafe_channels_last(model) if self._on_cpu else []
@@ -104,7 +110,7 @@ class AcceleratedModel:
                 rewrites.enter_context(batches_uncounted(self.model))
             if self._speed.pool_before_relu:
                 rewrites.enter_context(pooling_before_relu(self.model))
-            if self._speed.small_image_products:
+            if self._speed.small_image_products and not self._row_major:  # they are not row-major
                 rewrites.enter_context(small_image_products(self.model))
             yield
 
@@ -146,7 +152,7 @@ class AcceleratedModel:
         if not self._speed.fold_batch_norms or self._folded is None:
             return self.model
         self._folded.refresh()
-        return self._folded
+        return self._folded if self._folding_checked else self._checked_folded
 
     @cached_property
     def _folded(self) -> FoldedNetwork | None:
@@ -154,18 +160,34 @@ class AcceleratedModel:
         try:
             return FoldedNetwork(self.model)
         except Exception as error:
-            log.warning(
-                "batch norms are not folded in evaluation, since torch.fx cannot trace this "
-                "network: %s",
-                first_line(error),
-            )
+            self._give_up_folding(f"torch.fx cannot trace this network: {first_line(error)}")
             return None
+
+    def _checked_folded(self, images: Tensor) -> Tensor:
+        """The logits of the folded network, if they are the model's up to rounding.
+
+        Tracing follows one path through the model's Python, and cannot see all that it does.
+        """
+        if self._folding_checked:
+            return self._folded(images)
+        logits = self.model(images)
+        if self._folded is None:
+            return logits
+        folded = self._folded(images)
+        difference = ((folded - logits).double().norm() / logits.double().norm()).item()
+        if logits.isfinite().all() and not difference <= FOLDING_ROUNDING:
+            self._give_up_folding(f"that would change its logits by {difference:.1g} of their norm")
+            self._folded = None
+            return logits
+        self._folding_checked = True
+        return folded
+
+    def _give_up_folding(self, why: str) -> None:
+        log.warning("batch norms are not folded in evaluation, since %s", why)
 
 
 @contextmanager
 def _deterministic_algorithms() -> Iterator[None]:
-    # cuBLAS reads it when it is used first, and torch refuses to go on without it.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
