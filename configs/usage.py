@@ -24,6 +24,8 @@ ABOUT = {
     "eval": "Evaluate a trained network, unfused and fused: python eval.py run=<run_id>",
 }
 WIDTH = 100
+PAPERS_NAMES = {"lambda": "regularizer.strength"}
+"""Keys by what the paper and the run_ids call them."""
 
 
 def usage(config_name: str) -> str:
@@ -99,7 +101,8 @@ def _number(argument: str) -> bool | int | float | None:
 
 def _hint(key: str, known: Collection[str]) -> str:
     """The known keys that end like one, or the one that is spelled most similarly."""
-    full = [name for name in known if name.endswith(f".{key}")]
+    key = PAPERS_NAMES.get(key, key)
+    full = [name for name in known if name == key or name.endswith(f".{key}")]
     return f"; did you mean {' or '.join(full)}?" if full else did_you_mean(key, known)
 
 

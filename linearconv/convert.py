@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
 
-from linearconv.layer import LinearConv2d, coefficient_count, split_filters
+from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
 from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
 from linearconv.table import aligned
 
@@ -78,7 +78,17 @@ class Conversion:
         saved = f"{100 * (1 - after / before):.1f} % fewer parameters" if before else ""
         count = f"{converted} of {len(self.layers)} converted"
         total = (count, "", f"{before:,}", f"{after:,}", saved)
-        return aligned([header, *body, total], left=(0, 1, 4))
+        table = aligned([header, *body, total], left=(0, 1, 4))
+        if not converted:
+            return table
+        # `error` is that of a warm start alone.
+        fitted = any(layer.error is not None for layer in self.layers)
+        weights = (
+            "fitted to those they replace"
+            if fitted
+            else "new, those they replace are lost (warm_start=True fits them)"
+        )
+        return f"{table}\nweights of the converted layers: {weights}"
 
 
 def _remark(layer: ConvertedLayer) -> str:
@@ -97,6 +107,7 @@ def convert(
     skip: str | Iterable[str] = (),
     min_reduction: bool = True,
     warm_start: bool = False,
+    init: str = "released",
     inplace: bool = True,
 ) -> Conversion:
     """Replace the convolutions of any model by LinearConv2d.
@@ -114,7 +125,8 @@ def convert(
             convolutions stay as they are.
         min_reduction: skip layers that would not have fewer parameters.
         warm_start: fit each layer to the weight it replaces (see `LinearConv2d.from_conv2d`)
-            instead of initialising it.
+            instead of initialising it, by which that weight is lost.
+        init: how the layers are initialised without a warm start (see `LinearConv2d`).
         inplace: change `model` itself; else a copy. If `model` is itself a convolution, only the
             report has its replacement.
 
@@ -122,14 +134,15 @@ def convert(
         The report, with the model as `report.model`.
 
     Raises:
-        ValueError: alpha or rank is out of range, a name to skip matches nothing, the model is
-            distributed, or a convolution is compiled, lazy, or has a weight that is not finite;
+        ValueError: alpha, rank or init is out of range, a name to skip matches nothing, the model
+            is distributed, or a convolution is compiled, lazy, or has a weight that is not finite;
             nothing has been changed.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
     if rank is not None and (type(rank) is not int or rank < 1):
         raise ValueError(f"rank must be a whole number of at least 1, or None, got {rank}")
+    check_init(init)
     if not inplace:
         model = copy.deepcopy(model)
     names = named_modules_of(model, _ConvNd)
@@ -145,7 +158,7 @@ def convert(
             why = f"shares parameters with {', '.join(sorted(others))}"
         else:
             why = _unsuitable(conv, alpha, rank, min_reduction)
-        new = _linear(conv, alpha, rank, warm_start) if why is None else conv
+        new = _linear(conv, alpha, rank, init, warm_start) if why is None else conv
         layers.append(
             ConvertedLayer(
                 name=found[0],
@@ -288,7 +301,9 @@ def _rank(conv: nn.Conv2d, alpha: float, rank: int | None) -> int | None:
     return None if rank is None else min(rank, *split_filters(conv.out_channels, alpha))
 
 
-def _linear(conv: nn.Conv2d, alpha: float, rank: int | None, warm_start: bool) -> LinearConv2d:
+def _linear(
+    conv: nn.Conv2d, alpha: float, rank: int | None, init: str, warm_start: bool
+) -> LinearConv2d:
     """The layer in place of a convolution."""
     rank = _rank(conv, alpha, rank)
     if warm_start:
@@ -297,6 +312,7 @@ def _linear(conv: nn.Conv2d, alpha: float, rank: int | None, warm_start: bool) -
         *conv_arguments(conv),
         alpha=alpha,
         rank=rank,
+        init=init,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )

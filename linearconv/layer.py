@@ -131,7 +131,7 @@ class LinearConv2d(nn.Conv2d):
     ) -> None:
         primary, secondary = split_filters(out_channels, alpha)
         _check_rank(rank, primary, secondary)
-        _check_choice("init", init, INITS)
+        check_init(init)
         if dtype is not None and dtype.is_complex:
             raise ValueError(f"dtype must be real, got {dtype}: LinearConv is defined for reals")
         super().__init__(
@@ -404,6 +404,15 @@ def _check_rank(rank: int | None, primary: int, secondary: int) -> None:
         f"rank must be None or a whole number between 1 and {min(primary, secondary)} for "
         f"{primary} primary and {secondary} secondary filters (paper, Eq. 1), got {rank}"
     )
+
+
+def check_init(init: str) -> None:
+    """Check the name of an initialisation.
+
+    Raises:
+        ValueError: there is no such one; the message lists those that there are.
+    """
+    _check_choice("init", init, INITS)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -120,7 +120,11 @@ def build_model(name: str, variant: Variant, *, in_channels: int, classes: int) 
         variant.conv, in_channels=in_channels, classes=classes, widths=widths_of(name, variant)
     )
     rank = variant.rank
-    reduced = [name for name, m in model.named_modules() if getattr(m, "rank", rank) != rank]
+    reduced = [
+        f"{name} ({module.rank})"
+        for name, module in model.named_modules()
+        if getattr(module, "rank", rank) != rank
+    ]
     if reduced:
         log.info("rank %s is reduced to the largest allowed in: %s", rank, ", ".join(reduced))
     return model
@@ -158,13 +162,19 @@ def check_variant(name: str, variant: Variant) -> None:
     Raises:
         UserError: alpha does not split some layer's filters into whole numbers (the message names
             the layer and the nearest values that all layers allow), the model's convolutions are
-            not replaceable, or it has no variant e.
+            not replaceable or it makes none with `conv`, or it has no variant e.
     """
     found = architecture(name)
     if not found.replaceable and variant != Variant(alpha=variant.alpha):
         raise UserError(
             f"model={name} exists only as variant=Conv: it is a comparison system that replaces "
             "the convolutions with layers of its own"
+        )
+    changes = variant.linear or variant.regularized or variant.widths == "matched"
+    if changes and not replaced_convs(name):
+        raise UserError(
+            f"model={name} exists only as variant=Conv: its function in {found.file.name} never "
+            "calls `conv`, which makes the convolutions that a variant changes (docs/extending.md)"
         )
     if variant.linear or variant.widths == "matched":
         _check_alpha(name, variant.alpha)

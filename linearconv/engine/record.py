@@ -194,6 +194,6 @@ def check_file(path: Path) -> None:
     expected = read_record(record).get("files", {}).get(path.parent.name)
     if expected is not None and file_sha256(path) != expected:
         raise UserError(
-            f"{path} was changed after it was written (its sha256 is not the one in {record}); "
-            "restore it from git or a copy, or delete it"
+            f"{path} was changed after it was written, or is of another start of the run (its "
+            f"sha256 is not the one in {record}); restore it from git or a copy, or delete it"
         )

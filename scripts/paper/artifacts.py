@@ -80,6 +80,27 @@ def read_correct(folder: Path, run_id: str, weights: str) -> np.ndarray | None:
     return _read(folder, run_id, lambda arrays: unpack_correct(arrays, weights))
 
 
+def damage(folder: Path, run_id: str) -> str | None:
+    """What is wrong with the arrays of a run, or None."""
+    try:
+        read_filters(folder, run_id)
+        read_correct(folder, run_id, "last")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def if_readable(read: Callable[..., T], *arguments: object) -> T | None:
+    """What one of these functions reads; None, too, if the file is damaged.
+
+    `scripts.paper.results.read_records` names such files.
+    """
+    try:
+        return read(*arguments)
+    except UserError:
+        return None
+
+
 def _read(folder: Path, run_id: str, read: Callable[[Mapping[str, np.ndarray]], T]) -> T | None:
     """What `read` makes of a run's arrays; None if it left none."""
     path = artifacts_path(folder, run_id)

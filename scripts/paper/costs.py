@@ -39,7 +39,8 @@ def costs_grid(folder: Path, epochs: int) -> Grid:
         (cell.model, cell.variant) for table in TABLES for cell in table_cells(table)
     )
     body = []
-    for model, variant in sorted(networks, key=lambda each: list(MODELS).index(each[0])):
+    order = list(dict.fromkeys([*MODELS, *(model for model, _ in networks)]))
+    for model, variant in sorted(networks, key=lambda each: order.index(each[0])):
         cells = [f"{MODELS[model]}-{variant}"]
         for device in devices:
             epoch = seconds.get((device, model, variant))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from configs.experiments import Cell
-from scripts.paper.artifacts import read_correct
+from scripts.paper.artifacts import if_readable, read_correct
 from scripts.paper.printed import DATASETS, MODELS, paper_rows
 from scripts.paper.results import Results
 from scripts.paper.text import Grid
@@ -78,8 +78,8 @@ def comparisons(results: Results) -> Iterator[Comparison]:
             for seed, record in results.records(cell).items():
                 if seed not in plain:
                     continue
-                ours = read_correct(results.folder, record["run_id"], "last")
-                theirs = read_correct(results.folder, plain[seed]["run_id"], "last")
+                ours = if_readable(read_correct, results.folder, record["run_id"], "last")
+                theirs = if_readable(read_correct, results.folder, plain[seed]["run_id"], "last")
                 if ours is None or theirs is None:
                     continue
                 alpha = "" if cell.alpha is None else f", alpha {cell.alpha:g}"

@@ -15,7 +15,7 @@ from configs.experiments import Cell
 from linearconv.engine.device import is_cpu
 from linearconv.errors import UserError
 from linearconv.theory import correlation_loss_bound
-from scripts.paper.artifacts import read_filters
+from scripts.paper.artifacts import if_readable, read_filters
 from scripts.paper.claims import Claim, Finding, Judgement, read_claims
 from scripts.paper.counts import counts, filter_size, inference_flops
 from scripts.paper.intervals import holm, p_below, paired, welch
@@ -238,7 +238,7 @@ def _layers(
     found = []
     for row in claim.rows():
         records = results.records(row.cell("cifar10")).values()
-        left = [read_filters(results.folder, record["run_id"]) for record in records]
+        left = [if_readable(read_filters, results.folder, record["run_id"]) for record in records]
         runs = [arrays for arrays in left if arrays]
         if not runs:
             found.append(Finding(f"{row.name} on CIFAR-10", "not run"))

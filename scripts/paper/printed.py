@@ -13,24 +13,36 @@ from configs.experiments import Cell
 
 PRINTED = Path(__file__).resolve().parents[2] / "results" / "paper" / "tables.csv"
 
-DATASETS = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "svhn": "SVHN",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion MNIST",
-}
-MODELS = {
-    "base": "Base",
-    "vgg11": "VGG11",
-    "allconv": "AllConv",
-    "resnet18": "ResNet-18",
-    "resnext29": "ResNeXt-29",
-    "mobilenetv2": "MobileNetV2",
-    "squeezenet": "SqueezeNet",
-    "vgg11_octconv": "VGG11-OctConv",
-    "vgg11_basis": "VGG11-Basis",
-}
+
+class Names(dict[str, str]):
+    """Names that the paper has for some; others have their own."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+DATASETS = Names(
+    {
+        "cifar10": "CIFAR-10",
+        "cifar100": "CIFAR-100",
+        "svhn": "SVHN",
+        "mnist": "MNIST",
+        "fashion_mnist": "Fashion MNIST",
+    }
+)
+MODELS = Names(
+    {
+        "base": "Base",
+        "vgg11": "VGG11",
+        "allconv": "AllConv",
+        "resnet18": "ResNet-18",
+        "resnext29": "ResNeXt-29",
+        "mobilenetv2": "MobileNetV2",
+        "squeezenet": "SqueezeNet",
+        "vgg11_octconv": "VGG11-OctConv",
+        "vgg11_basis": "VGG11-Basis",
+    }
+)
 """The paper's names for datasets and models."""
 
 

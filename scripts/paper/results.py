@@ -18,6 +18,7 @@ from configs.identity import identity_hash
 from configs.naming import differences, nearest_recipe, variant_name
 from linearconv.engine.record import is_sealed, read_record
 from linearconv.errors import UserError
+from scripts.paper.artifacts import damage
 
 Record = dict[str, Any]
 Seeds = Mapping[int, Record]
@@ -53,7 +54,8 @@ class Records:
 
     Attributes:
         usable: the records, sorted by name of their files.
-        damaged: a message for each one that cannot be used and is left out.
+        damaged: a message for each one that cannot be used and is left out, and for each run whose
+            arrays cannot.
     """
 
     usable: list[Record]
@@ -92,7 +94,9 @@ def read_records(*folders: Path) -> Records:
             damaged.append(str(error))
             continue
         other = records.setdefault(identity_hash(record["science"]), record)
-        if other is not record:
+        if other is record:
+            damaged += filter(None, [damage(path.parent.parent, record["run_id"])])
+        else:
             damaged.append(f"{path} is another record of the run {other['run_id']}; delete one")
     return Records(list(records.values()), damaged)
 
@@ -183,7 +187,8 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     Returns:
         Columns: what was run (`run_id, dataset, model, variant, alpha, rank, init, recipe`, in
         `differs` what it overrides of that variant and recipe, e.g. `lr=0.003`, `epochs,
-        batch_size, optimizer, lr, val_fraction`, `strength` and `every` of the correlation loss,
+        batch_size, optimizer, lr, momentum, weight_decay, schedule, label_smoothing,
+        val_fraction`, `strength` and `every` of the correlation loss,
         `limit_train, limit_test, precision, seed`; empty where it does not apply), accuracies in
         percent, counts for one image, `seconds` (including evaluation), and of the process that
         finished it `device, threads, torch, commit, started`. A record that lacks one of these is
@@ -198,9 +203,12 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else FRAME).astype({"rank": "Int64"})
 
 
+RECIPE = ("momentum", "weight_decay", "schedule", "label_smoothing")
+"""Keys of a recipe that are in the identity only if they are not Adam's or the paper's."""
+
 FRAME = (
     *("run_id", "dataset", "model", "variant", "alpha", "rank", "init", "recipe", "differs"),
-    *("epochs", "batch_size", "optimizer", "lr", "val_fraction", "strength", "every"),
+    *("epochs", "batch_size", "optimizer", "lr", *RECIPE, "val_fraction", "strength", "every"),
     *("limit_train", "limit_test", "precision", "seed", "test_acc_best", "test_acc_last"),
     *("best_epoch", "params", "macs_train_generate", "macs_train_factored"),
     *("macs_inference_fused", "macs_inference_factored", "flops_paper_convention"),
@@ -233,6 +241,7 @@ def _frame_row(record: Record) -> dict[str, Any]:
         "batch_size": recipe["batch_size"],
         "optimizer": recipe["optimizer"],
         "lr": recipe["lr"],
+        **{key: recipe.get(key) for key in RECIPE},
         "val_fraction": recipe["val_fraction"],
         "strength": regularizer.get("strength"),
         "every": regularizer.get("every"),

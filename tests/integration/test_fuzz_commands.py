@@ -149,6 +149,7 @@ OPTIONS = {
     "make_claims": ["--results-dir"],
     "make_report": ["--metric", "--results-dir"],
     "choose_lr": ["--folder"],
+    "compare": ["--results-dir", "--against", "--metric", "--csv", "--figure", "model=base", "x"],
     "seal": ["--results-dir"],
     "make_studies": ["--results-dir"],
     "count": ["--format", "model=base", "variant=Lr", "variant=X", "alpha=2"],

@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from configs import experiments
 from configs.experiments import Cell
+from scripts.paper import costs
+from scripts.paper import results as results_module
 from scripts.paper.costs import costs_grid
-from scripts.paper.figures import all_figures, curve_figures
+from scripts.paper.figures import all_figures, curve_figures, curves
 from scripts.paper.figures.base import DOUBLE, SINGLE, STYLE
 from scripts.paper.printed import paper_rows
 from scripts.paper.results import Results, load_runs, read_records
@@ -392,8 +395,24 @@ def test_damaged_artifacts_are_named(tmp_path, script):
     path = tmp_path / "artifacts" / f"{record['run_id']}.npz"
     path.parent.mkdir()
     path.write_bytes(b"PK\x03\x04 not a zip file")
-    code, _, err = script("make_figures", "--results-dir", tmp_path)
-    assert code == 2 and str(path) in err and len(err.splitlines()) == 1
+    for command in ("make_figures", "make_claims"):
+        code, _, err = script(command, "--results-dir", tmp_path)
+        assert code == 0 and str(path) in err and len(err.splitlines()) == 1
+        assert script(command, "--results-dir", tmp_path, "--strict").code == 1
+    assert (tmp_path / "figures/figure3-accuracy.svg").exists()
+
+
+def test_networks_that_the_paper_does_not_have_are_called_what_they_are(tmp_path, monkeypatch):
+    own = Cell("efficientnet", "Lr", "digits")
+    cells = (Cell("base", "Conv", CIFAR), own)
+    for module in (experiments, results_module, curves):
+        monkeypatch.setattr(module, "all_cells", lambda: cells)
+    monkeypatch.setattr(costs, "table_cells", lambda table: cells)
+    add_runs(tmp_path, own, [(80, 80)])
+    names = [row[0] for row in costs_grid(tmp_path, 250).body]
+    assert names == ["Base-Conv", "efficientnet-Lr"]
+    (figure,) = curve_figures(Results(tmp_path, "paper"))
+    assert figure.heading.startswith("efficientnet on digits, recipe=paper")
 
 
 class Page(html.parser.HTMLParser):

@@ -3,8 +3,10 @@
 import re
 import shlex
 import subprocess
+from contextlib import chdir
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -89,8 +91,9 @@ PAGES = {
 def typed(page: str) -> dict[str, Any]:
     """Everything defined after the blocks of a page, one after the other as a reader types them."""
     namespace: dict[str, Any] = {}
-    for code in PAGES[page]:
-        exec(compile(code, page, "exec"), namespace)
+    with TemporaryDirectory() as folder, chdir(folder):
+        for code in PAGES[page]:
+            exec(compile(code, page, "exec"), namespace)
     return namespace
 
 

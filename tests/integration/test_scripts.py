@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,14 @@ def test_every_script_starts_from_any_folder(tmp_path):
     for path in paths:
         assert f"usage: {Path(path).name}" in done.stdout
     assert done.stdout.splitlines().count("0") == len(paths)
+
+
+def test_a_script_of_another_checkout_is_refused(tmp_path):
+    """It would silently use the code and the results of the one that is installed."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "configs").mkdir()
+    script = shutil.copy(REPOSITORY / "scripts/count.py", tmp_path / "scripts")
+    command = [sys.executable, script, "model=base", "variant=Conv"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"pip install -e {tmp_path}, or set PYTHONPATH={tmp_path}" in done.stderr

@@ -87,6 +87,26 @@ def test_converting_twice_changes_nothing():
     assert all(layer.skipped for layer in again.layers)
 
 
+def test_the_report_says_where_the_weights_come_from():
+    fitted = convert(nn.Conv2d(16, 16, 3), warm_start=True)
+    assert str(fitted).endswith("weights of the converted layers: fitted to those they replace")
+    assert "weights of" not in str(convert(nn.Sequential(nn.Linear(2, 2))))
+
+
+def test_the_initialisation_can_be_chosen():
+    torch.manual_seed(0)
+    layers = [
+        convert(nn.Conv2d(64, 64, 3), rank=4, init=init).model
+        for init in ("released", "variance_preserving")
+    ]
+    secondary = [layer.weight[32:].std() for layer in layers]
+    assert 5 * secondary[0] < secondary[1]
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    with pytest.raises(ValueError, match="init must be one of released, variance_preserving"):
+        convert(model, init="kaiming")
+    assert type(model[0]) is nn.Conv2d
+
+
 def test_the_report_is_a_table_and_rows():
     report = convert(nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(3, 5, 1)), rank=100)
     lines = str(report).splitlines()
@@ -94,6 +114,7 @@ def test_the_report_is_a_table_and_rows():
     assert lines[1].split() == ["0", "16x16x3x3", "2,320", "1,296", "rank", "8"]
     assert "skipped: alpha=0.5 does not split 5 filters" in lines[2]
     assert lines[3].startswith("1 of 2 converted") and lines[3].endswith("% fewer parameters")
+    assert lines[4].startswith("weights of the converted layers: new, those they replace are lost")
     first, second = report.rows()
     assert (first["rank"], first["shape"], first["skipped"]) == (8, (16, 16, 3, 3), None)
     assert second["parameters_after"] == second["parameters_before"] == 20

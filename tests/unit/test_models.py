@@ -10,7 +10,7 @@ from linearconv import LinearConv2d, RegularizedConv2d
 from linearconv.complexity import count_parameters
 from linearconv.engine.seeding import seeded
 from linearconv.errors import UserError
-from models import Variant, architecture, build_model, model_names
+from models import Variant, architecture, build_model, model_names, registry
 from models.registry import widths_of
 from models.vgg11_basis import BasisConv2d, decompose
 from models.vgg11_octconv import OctaveConv
@@ -109,6 +109,20 @@ def test_comparison_systems_are_conv_alone(name, variant):
         build_model(name, VARIANTS[variant], in_channels=3, classes=10)
 
 
+@pytest.mark.parametrize("variant", [R, L])
+def test_a_model_that_never_calls_conv_is_conv_alone(variant, monkeypatch):
+    """Its runs would have the variant's name, and be those of the plain network."""
+
+    def plain(conv, *, in_channels, classes):
+        return nn.Conv2d(in_channels, classes, 32)
+
+    monkeypatch.setattr(registry, "_MODELS", {})
+    registry.register("plain")(plain)
+    build_model("plain", Variant(), in_channels=3, classes=10)
+    with pytest.raises(UserError, match="never calls `conv`"):
+        build_model("plain", variant, in_channels=3, classes=10)
+
+
 def test_what_the_paper_leaves_plain():
     allconv = build_model("allconv", L, in_channels=3, classes=10)
     assert type(allconv.class_conv) is nn.Conv2d and isinstance(allconv.conv8, LinearConv2d)
@@ -185,7 +199,7 @@ def test_a_rank_above_the_layer_is_cut_and_said(caplog):
         "base", Variant(linear=True, alpha=0.125, rank=10), in_channels=3, classes=10
     )
     assert [model.conv1.rank, model.conv2.rank, model.conv3.rank] == [4, 8, 10]
-    assert "rank 10 is reduced" in caplog.text and "conv1, conv2" in caplog.text
+    assert "rank 10 is reduced" in caplog.text and "conv1 (4), conv2 (8)" in caplog.text
 
 
 @pytest.mark.parametrize("widths", ["model", "matched"])

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from configs.experiments import Cell
-from scripts.paper.artifacts import Filters, read_filters
+from scripts.paper.artifacts import Filters, if_readable, read_filters
 from scripts.paper.figures.base import SINGLE, Figure, cell_name, in_a_row
 from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Results
@@ -41,7 +41,10 @@ def _read_all(
     for variant in variants:
         cell = Cell(model, variant, DATASET)
         run_ids = {seed: r["run_id"] for seed, r in results.records(cell).items()}
-        runs = ((seed, read_filters(results.folder, run_id)) for seed, run_id in run_ids.items())
+        runs = (
+            (seed, if_readable(read_filters, results.folder, run_id))
+            for seed, run_id in run_ids.items()
+        )
         seed, run = next(((s, run) for s, run in runs if run and usable(run)), (None, None))
         if run is not None:
             found[f"{variant}, seed {seed}"] = run

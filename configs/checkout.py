@@ -1,0 +1,27 @@
+"""That a command runs with the code and the results of its own checkout: checked when imported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _check() -> None:
+    """Exit if a script of another checkout has imported this one, which is installed.
+
+    It would use this one's configs and models, and write into this one's results, without a word.
+    """
+    script = Path(sys.argv[0]).resolve()
+    other = script.parents[1] if len(script.parts) > 2 else script
+    if script.parent.name == "scripts" and (other / "configs").is_dir() and other != ROOT:
+        print(
+            f"{script} would use the code and the results of {ROOT}, which is installed in this "
+            f"environment: run `pip install -e {other}`, or set PYTHONPATH={other}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+_check()

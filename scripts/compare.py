@@ -1,0 +1,81 @@
+"""Compare networks of any runs: mean, spread, and the difference from one variant.
+
+    python scripts/compare.py model=narrow dataset=my_photos
+    python scripts/compare.py model=base recipe=short --against L --figure curves.svg --csv runs.csv
+
+Takes the records of results/ and results/trials/ whose columns of `load_runs` (docs/runs.md) have
+these values. Runs that differ in the seed alone are one network. It is compared with the variant
+`--against` of the same dataset, model and recipe: the difference of the means, from two seeds on
+with Welch's 95 % interval. Fewer than three seeds on a side say little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from configs.cli import MISTAKE
+from configs.experiments import TRIALS_DIR
+from linearconv.engine.files import atomic_write
+from linearconv.errors import UserError
+from scripts.paper.formats import lines_csv, markdown_grid
+from scripts.paper.networks import (
+    METRICS,
+    accuracy_curves,
+    chosen,
+    networks,
+    networks_grid,
+    run_lines,
+)
+from scripts.paper.options import add_strict, exit_code, read_and_name
+from scripts.paper.results import RESULTS
+
+FIGURES = (".svg", ".pdf")
+
+
+def main() -> int:
+    """Print the comparison; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", metavar="COLUMN=VALUE", help="which runs; default: all")
+    parser.add_argument("--against", default="Conv", metavar="VARIANT", help="default: Conv")
+    parser.add_argument("--metric", choices=list(METRICS), default="last")
+    parser.add_argument(
+        "--results-dir", type=Path, action="append", help="may be repeated; default: as above"
+    )
+    parser.add_argument("--csv", type=Path, help="write the runs here")
+    parser.add_argument("--figure", type=Path, help="draw their curves here, as .svg or .pdf")
+    add_strict(parser)
+    args = parser.parse_intermixed_args()
+    try:
+        if args.figure is not None and args.figure.suffix not in FIGURES:
+            raise UserError(f"--figure must end in {' or '.join(FIGURES)}, got {args.figure}")
+        records = read_and_name(*_folders(args.results_dir))
+        found = networks(chosen(records.usable, args.runs))
+        grid = networks_grid(found, args.against, args.metric)
+        if args.csv is not None:
+            with atomic_write(args.csv) as file:
+                file.write(lines_csv(run_lines(found)).encode())
+        if args.figure is not None:
+            figure = accuracy_curves(found, " ".join(args.runs))
+            with atomic_write(args.figure) as file:
+                file.write(figure.render(args.figure.suffix[1:]))
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    print("\n".join(markdown_grid(grid)))
+    return exit_code(args, records)
+
+
+def _folders(given: list[Path] | None) -> list[Path]:
+    """The folders of the records."""
+    if given:
+        return given
+    folders = [RESULTS, RESULTS / TRIALS_DIR.name]
+    return [folder for folder in folders if (folder / "runs").is_dir()] or [RESULTS]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Networks of any records, each with all its seeds, against one variant of the same setting."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from configs.naming import variant_name
+from linearconv.engine.digests import canonical_json
+from linearconv.errors import UserError, did_you_mean
+from scripts.paper.figures.base import Figure, seeds
+from scripts.paper.intervals import welch
+from scripts.paper.results import Record, runs_frame
+from scripts.paper.text import Grid
+
+METRICS = {"last": "test_acc_last", "best": "test_acc_best", "val": "val_acc_best"}
+"""The key in a record by the name of the metric; "val" of runs with `recipe.val_fraction`."""
+
+ALIKE = ("variant", "regularizer", "baseline", "seed")
+"""The keys of an identity in which a network may differ from the one that it is compared with."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The runs that differ in the seed alone.
+
+    Attributes:
+        name: their run_id without seed and hash.
+        variant: its name.
+        setting: what it has in common with other variants: dataset, model, recipe, precision.
+        records: sorted by seed.
+    """
+
+    name: str
+    variant: str
+    setting: str
+    records: list[Record]
+
+    def accuracies(self, metric: str) -> list[float]:
+        """In percent, one for each seed.
+
+        Raises:
+            UserError: a record does not have it.
+        """
+        if any(METRICS[metric] not in record for record in self.records):
+            raise UserError(f"{self.name} has no accuracy {metric!r}: expected another --metric")
+        return [record[METRICS[metric]] for record in self.records]
+
+
+def chosen(records: Sequence[Record], wanted: Sequence[str]) -> list[Record]:
+    """The records with all of these values in their row of `load_runs`.
+
+    Args:
+        records: any.
+        wanted: `column=value`.
+
+    Raises:
+        UserError: there is no such column, or no such record; the message lists what there is.
+    """
+    frame = runs_frame(records)
+    for text in wanted:
+        column, found, value = text.partition("=")
+        if not found or column not in frame:
+            hint = did_you_mean(column, list(frame.columns))
+            raise UserError(f"{text}: expected COLUMN=VALUE with a column of load_runs(){hint}")
+        keep = [_same(each, value) for each in frame[column]]
+        if not any(keep):
+            there = ", ".join(sorted({str(each) for each in frame[column]}))
+            raise UserError(f"no run has {text}; of the others, {column} is {there or 'nothing'}")
+        frame = frame[keep]
+    kept = set(frame.run_id)
+    return [record for record in records if record["run_id"] in kept]
+
+
+def _same(value: Any, text: str) -> bool:
+    """Whether a value is what somebody means by a text: 1e-3 is 0.001."""
+    try:
+        return float(value) == float(text)
+    except (TypeError, ValueError):
+        return str(value) == text
+
+
+def networks(records: Sequence[Record]) -> list[Network]:
+    """The networks of these records, in the order of their settings and names."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        identity = dict(record["science"])
+        kept = {k: v for k, v in identity.items() if k not in ("seed", "baseline")}
+        groups.setdefault(canonical_json(kept), []).append(record)
+    found = []
+    for group in groups.values():
+        identity = group[0]["science"]
+        setting = {key: value for key, value in identity.items() if key not in ALIKE}
+        found.append(
+            Network(
+                re.sub(r"-s\d+-[0-9a-f]{8}$", "", group[0]["run_id"]),
+                variant_name(identity["variant"]),
+                canonical_json(setting),
+                sorted(group, key=lambda record: record["science"]["seed"]),
+            )
+        )
+    return sorted(found, key=lambda network: (network.setting, network.name))
+
+
+def networks_grid(found: Sequence[Network], against: str, metric: str) -> Grid:
+    """A row for each network.
+
+    Args:
+        found: the networks.
+        against: the variant that the others of its setting are compared with.
+        metric: a key of `METRICS`.
+    """
+    header = ["Network", "Parameters", "MACs (M)", f"Accuracy, {metric} (%)", "Seeds"]
+    header.append(f"Against {against} (points)")
+    body = []
+    for network in found:
+        values, first = network.accuracies(metric), network.records[0]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        others = [n for n in found if (n.setting, n.variant) == (network.setting, against)]
+        body.append(
+            [
+                network.name,
+                f"{first['params']:,}",
+                f"{first['macs_inference']['factored'] / 1e6:.1f}",
+                f"{statistics.fmean(values):.2f}{spread} (n={len(values)})",
+                ", ".join(str(record["science"]["seed"]) for record in network.records),
+                _difference(network, others, metric),
+            ]
+        )
+    return Grid(header, body)
+
+
+def _difference(network: Network, others: Sequence[Network], metric: str) -> str:
+    """From the one network of the others, if there is one; from two seeds on with an interval."""
+    if len(others) != 1 or network in others:
+        return ""
+    ours, theirs = network.accuracies(metric), others[0].accuracies(metric)
+    if min(len(ours), len(theirs)) < 2:
+        return f"{statistics.fmean(ours) - statistics.fmean(theirs):+.2f}"
+    return str(welch(ours, theirs))
+
+
+def run_lines(found: Sequence[Network]) -> list[dict[str, Any]]:
+    """A line for each run, with the columns of `load_runs`."""
+    return [
+        {"network": network.name} | {str(key): value for key, value in line.items()}
+        for network in found
+        for line in _lines(runs_frame(network.records))
+    ]
+
+
+def _lines(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    return frame.astype(object).where(frame.notna(), "").to_dict("records")
+
+
+def accuracy_curves(found: Sequence[Network], title: str) -> Figure:
+    """Test accuracy over the epochs: the mean over the seeds, and their range."""
+    lines = [
+        {"network": network.name, "seed": record["science"]["seed"]}
+        | {name: entry[name] for name in ("epoch", "train_acc", "test_acc")}
+        for network in found
+        for record in network.records
+        for entry in record["curve"]
+    ]
+    return Figure(
+        "networks",
+        title,
+        "Test accuracy (dotted: training accuracy), mean over the seeds; shaded: their range.",
+        lines,
+        [],
+        lambda width: _draw(found, width),
+    )
+
+
+def _draw(found: Sequence[Network], width: float) -> Canvas:
+    canvas = Canvas(figsize=(width, 0.55 * width + 0.17 * len(found)))
+    axes = canvas.subplots()
+    for network in found:
+        label = f"{network.name} ({seeds([len(network.records)])})"
+        color = axes.plot([], [], label=label)[0].get_color()
+        for name, style in (("test_acc", "-"), ("train_acc", ":")):
+            epochs = list(zip(*(record["curve"] for record in network.records), strict=False))
+            values = [[entry[name] for entry in entries] for entries in epochs]
+            numbers = [entries[0]["epoch"] for entries in epochs]
+            axes.plot(numbers, [statistics.fmean(v) for v in values], style, color=color, lw=1)
+            if name == "test_acc" and len(network.records) > 1:
+                low, high = zip(*((min(v), max(v)) for v in values), strict=True)
+                axes.fill_between(numbers, low, high, color=color, alpha=0.2, lw=0)
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel("Accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="#dddddd", linewidth=0.5)
+    canvas.legend(loc="outside lower center")
+    return canvas
