@@ -170,4 +170,4 @@ def test_a_script_of_another_checkout_is_refused(tmp_path):
     command = [sys.executable, script, "model=base", "variant=Conv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert f"pip install -e {tmp_path}, or set PYTHONPATH={tmp_path}" in done.stderr
+    assert f"pip install -e {tmp_path}`, or set PYTHONPATH={tmp_path}" in done.stderr
