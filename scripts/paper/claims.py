@@ -29,6 +29,7 @@ class Claim:
         against: variant that is compared with.
         against_model: model that is compared with; empty for the row's own.
         margin: of equivalence, in points; of an orthogonal layer, as a share; of speeds, around 1.
+        cpu_margin: of speeds on a CPU.
         count: what is counted.
         statistic: of a count over the rows: mean, min or max; of speeds: median, or none.
         column: of results/benchmarks.
@@ -49,6 +50,7 @@ class Claim:
     against: str = "Conv"
     against_model: str = ""
     margin: float | None = None
+    cpu_margin: float | None = None
     count: str = ""
     statistic: str = ""
     column: str = ""

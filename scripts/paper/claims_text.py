@@ -24,8 +24,8 @@ RULES = (
     "number of those that have run.",
     "The paper: its printed difference, and whether it is outside our interval of three seeds or "
     "more. Seeds in common: the mean difference seed by seed with its 95 % t interval, which "
-    "decides nothing. Times decide from three rounds on, and if they are more than 20 % from "
-    "Conv's.",
+    "decides nothing. Times decide from three rounds on, and if they are more than 10 % from "
+    "Conv's, on a CPU 20 %.",
     "Judged on the last epoch, which needs no selection, and on the best one, the paper's "
     "protocol, which favours variants whose accuracy fluctuates.",
 )

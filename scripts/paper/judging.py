@@ -222,10 +222,11 @@ def _speed(claim: Claim, results: Results, metric: str) -> list[Finding]:
     for row in rows.itertuples():
         what = f"{MODELS[row.model]}-{row.variant}, {row.device}, {row.precision}"
         estimate, why = f"x{row.value:.2f}, {row.rounds} rounds", ""
+        margin = claim.cpu_margin if is_cpu(row.device) and claim.cpu_margin else claim.margin
         if int(row.rounds) < ENOUGH:
             why = f"fewer than {ENOUGH} rounds"
-        elif abs(row.value - 1) <= claim.margin:
-            why = f"within {claim.margin:.0%} of Conv"
+        elif abs(row.value - 1) <= margin:
+            why = f"within {margin:.0%} of Conv"
         verdict = "undecided" if why else "supported" if row.value > 1 else "contradicted"
         found.append(Finding(what, verdict, estimate, why=why))
     return found

@@ -243,6 +243,18 @@ def test_a_median_of_times_counts_those_of_enough_rounds(tmp_path):
     assert finding.what == "median of 1 measurements" and finding.estimate.startswith("x1.01")
 
 
+@pytest.mark.parametrize(("device", "expected"), [("Card", "supported"), ("CPU (2 threads)", "un")])
+def test_a_cpus_times_vary_more(tmp_path, device, expected):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "x.csv").write_text(
+        "model,variant,device,mode,precision,rounds,step_over_conv\n"
+        f"base,Lr,{device},fast,fp32,5,1.15\n"
+    )
+    fast = verdict(tmp_path, "LinearConv takes longer to train, factored")
+    assert fast.verdict.startswith(expected)
+
+
 @pytest.mark.parametrize(("among", "expected"), [(0.5, "supported"), (0.01, "contradicted")])
 def test_secondary_filters_are_more_correlated_or_not(tmp_path, among, expected):
     """In one of two runs not: then they are not."""
