@@ -15,7 +15,7 @@ def _check() -> None:
     """
     script = Path(sys.argv[0]).resolve()
     other = script.parents[1] if len(script.parts) > 2 else script
-    if script.parent.name == "scripts" and (other / "configs").is_dir() and other != ROOT:
+    if script.parent.name == "scripts" and (other / "linearconv").is_dir() and other != ROOT:
         print(
             f"{script} would use the code and the results of {ROOT}, which is installed in this "
             f"environment: run `pip install -e {other}`, or set PYTHONPATH={other}",

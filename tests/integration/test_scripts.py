@@ -165,7 +165,7 @@ def test_every_script_starts_from_any_folder(tmp_path):
 def test_a_script_of_another_checkout_is_refused(tmp_path):
     """It would silently use the code and the results of the one that is installed."""
     (tmp_path / "scripts").mkdir()
-    (tmp_path / "configs").mkdir()
+    (tmp_path / "linearconv").mkdir()
     script = shutil.copy(REPOSITORY / "scripts/count.py", tmp_path / "scripts")
     command = [sys.executable, script, "model=base", "variant=Conv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

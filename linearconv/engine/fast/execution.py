@@ -58,25 +58,22 @@ def captured_steps(
         steps, note = checked_capture(step, batches, new_capture())
         return steps, {"steps": note, "execution": execution, "ms_per_step": None}
     attempts = {
-        execution: checked_capture(step, batches, new_capture())
-        for execution in _distinct_executions(layers)
+        name: checked_capture(step, batches, new_capture()) for name in _distinct_executions(layers)
     }
     captured = {
-        execution: steps
-        for execution, (steps, _) in attempts.items()
-        if isinstance(steps, CapturedSteps)
+        name: steps for name, (steps, _) in attempts.items() if isinstance(steps, CapturedSteps)
     }
     seconds = {}
     if len(captured) > 1 and len(batches.sizes) > 1:
         seconds = _seconds_per_step(step, batches, captured, clock)
-    execution = min(seconds, key=seconds.__getitem__) if seconds else next(iter(captured), "auto")
-    _set_execution(layers, execution)
-    steps, note = attempts[execution]
+    fastest = min(seconds, key=seconds.__getitem__) if seconds else next(iter(captured), "auto")
+    _set_execution(layers, fastest)
+    steps, note = attempts[fastest]
     if len(attempts) == 1:
         return steps, {"steps": note}
     ms = {name: round(1e3 * value, 4) for name, value in seconds.items()}
     failed = {name: why for name, (_, why) in attempts.items() if name not in captured}
-    return steps, {"steps": note, "execution": execution, "ms_per_step": ms | failed}
+    return steps, {"steps": note, "execution": fastest, "ms_per_step": ms | failed}
 
 
 def _set_execution(layers: Sequence[LinearConv2d], execution: str) -> None:
