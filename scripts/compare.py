@@ -19,6 +19,7 @@ from configs.cli import MISTAKE
 from configs.experiments import TRIALS_DIR
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
+from scripts.outputs import check_output
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.networks import (
     METRICS,
@@ -52,6 +53,9 @@ def main() -> int:
     try:
         if args.figure is not None and args.figure.suffix not in FIGURES:
             raise UserError(f"--figure must end in {' or '.join(FIGURES)}, got {args.figure}")
+        for option in ("csv", "figure"):
+            if (path := getattr(args, option)) is not None:
+                check_output(f"--{option}", path)
         records = read_and_name(*_folders(args.results_dir))
         found = networks(chosen(records.usable, args.runs))
         grid = networks_grid(found, args.against, args.metric)

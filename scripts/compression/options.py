@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from pathlib import Path
 
 from configs.checks import check_device
 from data import default_root
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
+from scripts.outputs import check_output
 
 IMAGE_SIZE, WORKERS = 224, 2
 """Defaults for a folder."""
@@ -115,18 +115,9 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--alpha must be between 0 and 1 (exclusive), got {args.alpha}")
     check_device(args.device)
     if args.out is not None:
-        _check_out(args.out)
+        check_output("--out", args.out)
 
 
 def option_of(name: str) -> str:
     """The option that sets an attribute."""
     return f"--{name.replace('_', '-')}"
-
-
-def _check_out(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"--out: {path} is a folder; expected the name of a file")
-    if not path.parent.is_dir():
-        raise UserError(f"--out: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--out: {path.parent} cannot be written to")

@@ -65,6 +65,8 @@ def test_the_runs_and_their_curves_are_written(script, results, tmp_path):
         (["model=narrow"], "no run has model=narrow; of the others, model is base, vgg11"),
         (["--metric", "val"], "has no accuracy 'val': expected another --metric"),
         (["--figure", "x.png"], "--figure must end in .svg or .pdf, got x.png"),
+        (["--csv", "."], "--csv: . is a folder; expected the name of a file"),
+        (["--figure", "nowhere/x.svg"], "--figure: there is no folder nowhere"),
         (["--results-dir", "nowhere"], "no records: nowhere/runs not found"),
     ],
 )
