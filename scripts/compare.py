@@ -17,9 +17,8 @@ from pathlib import Path
 
 from configs.cli import MISTAKE
 from configs.experiments import TRIALS_DIR
-from linearconv.engine.files import atomic_write
+from linearconv.engine.files import atomic_write, check_output
 from linearconv.errors import UserError
-from scripts.outputs import check_output
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.networks import (
     METRICS,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from configs.checks import check_device
 from data import default_root
+from linearconv.engine.files import check_output
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
-from scripts.outputs import check_output
 
 IMAGE_SIZE, WORKERS = 224, 2
 """Defaults for a folder."""
