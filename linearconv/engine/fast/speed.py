@@ -110,7 +110,8 @@ class AcceleratedModel:
                 rewrites.enter_context(batches_uncounted(self.model))
             if self._speed.pool_before_relu:
                 rewrites.enter_context(pooling_before_relu(self.model))
-            if self._speed.small_image_products and not self._row_major:  # they are not row-major
+            # Their outputs are in channels_last.
+            if self._speed.small_image_products and not self._row_major:
                 rewrites.enter_context(small_image_products(self.model))
             yield
 
