@@ -170,14 +170,17 @@ def check_variant(name: str, variant: Variant) -> None:
             f"model={name} exists only as variant=Conv: it is a comparison system that replaces "
             "the convolutions with layers of its own"
         )
-    changes = variant.linear or variant.regularized or variant.widths == "matched"
-    if changes and not replaced_convs(name):
+    splits = variant.linear or variant.widths == "matched"
+    if not (splits or variant.regularized):
+        return
+    convs = replaced_convs(name)
+    if not convs:
         raise UserError(
             f"model={name} exists only as variant=Conv: its function in {found.file.name} never "
             "calls `conv`, which makes the convolutions that a variant changes (docs/extending.md)"
         )
-    if variant.linear or variant.widths == "matched":
-        _check_alpha(name, variant.alpha)
+    if splits:
+        _check_alpha(name, variant.alpha, convs)
         widths_of(name, variant)
 
 
@@ -188,8 +191,8 @@ def replaced_convs(name: str) -> dict[str, RegularizedConv2d]:
     return {n: m for n, m in model.named_modules() if isinstance(m, RegularizedConv2d)}
 
 
-def _check_alpha(name: str, alpha: float) -> None:
-    filters = {n: conv.out_channels for n, conv in replaced_convs(name).items()}
+def _check_alpha(name: str, alpha: float, convs: dict[str, RegularizedConv2d]) -> None:
+    filters = {n: conv.out_channels for n, conv in convs.items()}
     allowed = math.gcd(*filters.values())
     for layer, count in filters.items():
         try:

@@ -154,12 +154,11 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     cluster = cluster_of(args, config) if args.slurm else None
     if cluster is None and config.device.startswith("cuda"):
         check_cuda(torch.device(config.device))
-    root, path = (
-        str(ROOT / Path(each).expanduser()) if each else None
-        for each in (config.dataset.root, config.dataset.path)
-    )
+    root, path = ROOT / Path(config.dataset.root).expanduser(), config.dataset.path
+    if path is not None:
+        path = str(ROOT / Path(path).expanduser())
     for plan in missing:
-        if problem := data_problem(plan.run, Path(root), path):
+        if problem := data_problem(plan.run, root, path):
             results[plan.name] = Result(Outcome.FAILED, problem)
     missing = [plan for plan in missing if plan.name not in results]
     if cluster is not None:

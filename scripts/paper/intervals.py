@@ -35,6 +35,15 @@ def welch(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interv
     return _interval(difference, error, freedom, level)
 
 
+def difference_text(these: Sequence[float], those: Sequence[float]) -> str:
+    """The difference of the means; from two values on each side on with Welch's 95 % interval."""
+    if not these or not those:
+        return ""
+    if min(len(these), len(those)) < 2:
+        return f"{statistics.fmean(these) - statistics.fmean(those):+.2f}"
+    return str(welch(these, those))
+
+
 def paired(differences: Sequence[float], level: float = 0.95) -> Interval:
     """Mean of at least two differences."""
     error = statistics.stdev(differences) / math.sqrt(len(differences))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,10 @@ from configs.naming import variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError, did_you_mean
 from scripts.paper.figures.base import Figure, seeds
-from scripts.paper.intervals import welch
+from scripts.paper.figures.curves import draw_mean
+from scripts.paper.intervals import difference_text
 from scripts.paper.results import Record, runs_frame
-from scripts.paper.text import Grid
+from scripts.paper.text import Grid, mean_text
 
 METRICS = {"last": "test_acc_last", "best": "test_acc_best", "val": "val_acc_best"}
 """The key in a record by the name of the metric; "val" of runs with `recipe.val_fraction`."""
@@ -122,14 +122,13 @@ def networks_grid(found: Sequence[Network], against: str, metric: str) -> Grid:
     body = []
     for network in found:
         values, first = network.accuracies(metric), network.records[0]
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         others = [n for n in found if (n.setting, n.variant) == (network.setting, against)]
         body.append(
             [
                 network.name,
                 f"{first['params']:,}",
                 f"{first['macs_inference']['factored'] / 1e6:.1f}",
-                f"{statistics.fmean(values):.2f}{spread} (n={len(values)})",
+                mean_text(values, spread=True),
                 ", ".join(str(record["science"]["seed"]) for record in network.records),
                 _difference(network, others, metric),
             ]
@@ -141,10 +140,7 @@ def _difference(network: Network, others: Sequence[Network], metric: str) -> str
     """From the one network of the others, if there is one; from two seeds on with an interval."""
     if len(others) != 1 or network in others:
         return ""
-    ours, theirs = network.accuracies(metric), others[0].accuracies(metric)
-    if min(len(ours), len(theirs)) < 2:
-        return f"{statistics.fmean(ours) - statistics.fmean(theirs):+.2f}"
-    return str(welch(ours, theirs))
+    return difference_text(network.accuracies(metric), others[0].accuracies(metric))
 
 
 def run_lines(found: Sequence[Network]) -> list[dict[str, Any]]:
@@ -185,14 +181,9 @@ def _draw(found: Sequence[Network], width: float) -> Canvas:
     for network in found:
         label = f"{network.name} ({seeds([len(network.records)])})"
         color = axes.plot([], [], label=label)[0].get_color()
-        for name, style in (("test_acc", "-"), ("train_acc", ":")):
-            epochs = list(zip(*(record["curve"] for record in network.records), strict=False))
-            values = [[entry[name] for entry in entries] for entries in epochs]
-            numbers = [entries[0]["epoch"] for entries in epochs]
-            axes.plot(numbers, [statistics.fmean(v) for v in values], style, color=color, lw=1)
-            if name == "test_acc" and len(network.records) > 1:
-                low, high = zip(*((min(v), max(v)) for v in values), strict=True)
-                axes.fill_between(numbers, low, high, color=color, alpha=0.2, lw=0)
+        curves = [record["curve"] for record in network.records]
+        draw_mean(axes, curves, "test_acc", shade=True, color=color, lw=1)
+        draw_mean(axes, curves, "train_acc", shade=False, color=color, lw=1, linestyle=":")
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from omegaconf import OmegaConf
 from configs import compose
 from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
-from scripts.paper.intervals import welch
+from scripts.paper.intervals import difference_text
 from scripts.paper.printed import MODELS
 from scripts.paper.results import METRICS, Record, records_of, trained_on
 from scripts.paper.text import Grid, mean_text
@@ -119,27 +118,18 @@ def outcomes_grid(found: Sequence[Outcome], metric: str) -> Grid:
             [record[METRICS[metric]] for record in records]
             for records in (outcome.runs, outcome.plain, outcome.conv, outcome.plain_conv)
         )
-        against = [_difference(runs, conv), _difference(plain, plain_conv)]
+        against = [difference_text(runs, conv), difference_text(plain, plain_conv)]
         body.append(
             [
                 outcome.study.name,
                 f"{MODELS['base']}-{outcome.variant}",
                 mean_text(runs),
                 mean_text(plain),
-                _difference(runs, plain),
+                difference_text(runs, plain),
                 *(against if outcome.variant != "Conv" else ["", ""]),
             ]
         )
     return Grid(header, body)
-
-
-def _difference(these: Sequence[float], those: Sequence[float]) -> str:
-    """Of the means; with an interval from two values on each side on."""
-    if not these or not those:
-        return ""
-    if min(len(these), len(those)) < 2:
-        return f"{statistics.fmean(these) - statistics.fmean(those):+.2f}"
-    return str(welch(these, those))
 
 
 def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:

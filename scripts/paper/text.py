@@ -25,9 +25,12 @@ TITLES = {
 }
 
 
-def mean_text(values: Sequence[float]) -> str:
-    """The mean of some accuracies in percent, and of how many."""
-    return f"{statistics.fmean(values):.2f} (n={len(values)})" if values else NOT_RUN
+def mean_text(values: Sequence[float], *, spread: bool = False) -> str:
+    """The mean of some accuracies in percent, perhaps their standard deviation, and of how many."""
+    if not values:
+        return NOT_RUN
+    deviation = f" ± {statistics.stdev(values):.2f}" if spread and len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation} (n={len(values)})"
 
 
 @dataclass(frozen=True)

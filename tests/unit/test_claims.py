@@ -201,6 +201,16 @@ def test_random_filters_are_not_orthogonal(tmp_path, scale, expected):
     assert found.run[0].verdict == expected
 
 
+def step_over_conv(folder, device: str, mode: str, rounds: int, ratio: float) -> None:
+    """A results folder with nothing but this measurement of Base-Lr."""
+    (folder / "runs").mkdir()
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks" / "file.csv").write_text(
+        "model,variant,device,mode,precision,rounds,step_over_conv\n"
+        f"base,Lr,{device},{mode},fp32,{rounds},{ratio}\n"
+    )
+
+
 def test_measured_speed(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "benchmarks").mkdir()
@@ -222,12 +232,7 @@ def test_measured_speed(tmp_path):
      (0.81, 9, "undecided"), (0.5, 2, "undecided")],
 )  # fmt: skip
 def test_a_time_decides_if_it_is_beyond_the_noise(tmp_path, ratio, rounds, expected):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "cpu.csv").write_text(
-        "model,variant,device,mode,precision,rounds,step_over_conv\n"
-        f"base,Lr,CPU (2 threads),usual,fp32,{rounds},{ratio}\n"
-    )
+    step_over_conv(tmp_path, "CPU (2 threads)", "usual", rounds, ratio)
     usual = verdict(tmp_path, "LinearConv takes longer to train, as the paper computes it")
     assert usual.verdict == expected
 
@@ -245,12 +250,7 @@ def test_a_median_of_times_counts_those_of_enough_rounds(tmp_path):
 
 @pytest.mark.parametrize(("device", "expected"), [("Card", "supported"), ("CPU (2 threads)", "un")])
 def test_a_cpus_times_vary_more(tmp_path, device, expected):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "x.csv").write_text(
-        "model,variant,device,mode,precision,rounds,step_over_conv\n"
-        f"base,Lr,{device},fast,fp32,5,1.15\n"
-    )
+    step_over_conv(tmp_path, device, "fast", 5, 1.15)
     fast = verdict(tmp_path, "LinearConv takes longer to train, factored")
     assert fast.verdict.startswith(expected)
 

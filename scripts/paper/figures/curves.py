@@ -97,9 +97,9 @@ def _draw_curves(curves: Curves, width: float) -> Canvas:
         marked = {"marker": MARKERS[variant], "ms": 3.5}
         keys.append(key(f"{variant} ({seeds([len(runs)])})", linestyle="-", **style, **marked))
         marked["markevery"] = (len(runs[0]) * (1 + 2 * i) // 96, every)
-        _draw_mean(accuracy, runs, "test_acc", shade=True, **style, **marked)
-        _draw_mean(accuracy, runs, "train_acc", shade=False, **style, linestyle=":", alpha=0.8)
-        _draw_mean(correlation, runs, "correlation_excess", shade=True, **style, **marked)
+        draw_mean(accuracy, runs, "test_acc", shade=True, **style, **marked)
+        draw_mean(accuracy, runs, "train_acc", shade=False, **style, linestyle=":", alpha=0.8)
+        draw_mean(correlation, runs, "correlation_excess", shade=True, **style, **marked)
     accuracy.set_ylabel("Accuracy (%)")
     correlation.set_ylabel("Correlation loss above its bound")
     for axes in (accuracy, correlation):
@@ -126,7 +126,7 @@ def _plain(value: float, position: int | None = None) -> str:
     return f"{value:,.9f}".rstrip("0").rstrip(".")
 
 
-def _draw_mean(
+def draw_mean(
     axes: Axes, runs: list[list[dict[str, Any]]], name: str, *, shade: bool, **style: Any
 ) -> None:
     """The mean of a value over the runs, epoch by epoch; their range shaded."""
