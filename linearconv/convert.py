@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
 from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
@@ -151,7 +153,7 @@ def convert(
     skipped = _matching(model, [skip] if isinstance(skip, str) else list(skip))
     layers, replacements = [], {}
     for conv, found in names.items():
-        others = {name for p in conv.parameters(False) for name in owners[p]} - set(found)
+        others = {n for p in conv.parameters(False) for n in owners[_memory(p)]} - set(found)
         if skipped & set(found):
             why = "as requested"
         elif others:
@@ -238,13 +240,23 @@ def named_modules_of(model: nn.Module, kind: type[nn.Module]) -> dict[Any, list[
     return names
 
 
-def _owners(model: nn.Module) -> dict[nn.Parameter, list[str]]:
-    """The names of the modules that have each parameter; those of a shared module are all named."""
-    owners: dict[nn.Parameter, list[str]] = {}
+def _owners(model: nn.Module) -> dict[tuple[int, int], list[str]]:
+    """The names of the modules whose parameters begin at each place in memory.
+
+    Those of a shared module are all named.
+    """
+    owners: dict[tuple[int, int], list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, []).append(name)
+            owners.setdefault(_memory(parameter), []).append(name)
     return owners
+
+
+def _memory(parameter: Tensor) -> tuple[int, int]:
+    """Where a parameter begins; equal for two that were tied by their data alone."""
+    if is_lazy(parameter) or parameter.layout != torch.strided:  # has no such place
+        return id(parameter), 0
+    return parameter.untyped_storage()._cdata, parameter.storage_offset()
 
 
 def _matching(model: nn.Module, patterns: list[str]) -> set[str]:

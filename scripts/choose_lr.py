@@ -21,6 +21,7 @@ from scripts.make_figures import write
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.learning_rates import (
     MARGIN,
+    THIRD,
     Choice,
     choice_lines,
     choices,
@@ -68,10 +69,12 @@ def page(found: list[Choice]) -> str:
             "",
             "The paper trains with 1e-3 or 1e-4 and does not say which network has which. Here the "
             "rates are compared at 30 epochs on a tenth of the training images, held out; the test "
-            "images take no part. The plain network (Conv) decides for all variants, so that none "
-            "is tuned more than another; the last epoch counts, not the best. The better rate must "
-            f"lead by {MARGIN:g} points, or the choice is undecided. A short recipe favours the "
-            "higher rate, so this says little of the lower one at 250 epochs.",
+            "images take no part. Where that takes too long, a third of the epochs decides "
+            f"meanwhile, with the decays in proportion (add `{' '.join(THIRD)}`). The plain "
+            "network (Conv) decides for all variants, so that none is tuned more than another; the "
+            f"last epoch counts, not the best. The better rate must lead by {MARGIN:g} points, or "
+            "the choice is undecided. A short recipe favours the higher rate, so this says little "
+            "of the lower one at 250 epochs.",
             "",
             *markdown_grid(choices_grid(found)),
             "",

@@ -230,13 +230,29 @@ def test_pruned_and_normed_convolutions_are_left_alone():
     assert "of its own" in convert(model).layers[0].skipped
 
 
-def test_tied_weights_stay_tied():
+@pytest.mark.parametrize("by", ["parameter", "data"])
+def test_tied_weights_stay_tied(by):
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
-    model[1].weight = model[0].weight
+    if by == "parameter":
+        model[1].weight = model[0].weight
+    else:
+        model[1].weight.data = model[0].weight.data
     first, second = convert(model).layers
     assert first.skipped == "shares parameters with 1"
     assert second.skipped == "shares parameters with 0"
-    assert model[1].weight is model[0].weight
+    assert model[1].weight.data_ptr() == model[0].weight.data_ptr()
+
+
+def test_weights_without_data_are_not_taken_as_tied():
+    with torch.device("meta"):  # where all addresses are zero
+        apart = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    assert all(layer.skipped is None for layer in convert(apart).layers)
+
+
+def test_parameters_without_memory_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.LazyLinear(3))
+    model.table = nn.Parameter(torch.eye(3).to_sparse())
+    assert convert(model).layers[0].skipped is None
 
 
 def test_a_traced_part_is_left_as_it_is():

@@ -8,7 +8,7 @@ import pytest
 from configs import compose, identify, run_id
 from configs.experiments import Cell, Run
 from scripts import choose_lr
-from scripts.paper.learning_rates import DATASET, SETTING, choices, choices_grid, command
+from scripts.paper.learning_rates import DATASET, SETTING, THIRD, choices, choices_grid, command
 from tests.records import make_record, save_record
 
 
@@ -45,7 +45,7 @@ def test_the_rate_with_the_higher_mean_is_chosen():
     assert found["vgg11"].verdict == "open"
     assert "vgg11_basis" not in found  # starts from trained weights
     (base,) = (row for row in choices_grid(choices(records)).body if row[0] == "Base")
-    assert base[1:] == ["82.50 (n=2)", "81.00 (n=1)", "0.001", "as configured"]
+    assert base[1:] == ["30", "82.50 (n=2)", "81.00 (n=1)", "0.001", "as configured"]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,21 @@ def test_the_rate_with_the_higher_mean_is_chosen():
 )
 def test_runs_with_another_setting_do_not_count(more):
     assert by_model([record("base", 1e-3, 80.0, more=more)])["base"].runs == {}
+
+
+def test_a_third_of_the_epochs_decides_until_the_whole_pair_is_there():
+    shorter = [record("vgg11", 1e-3, 80.0, more=THIRD), record("vgg11", 1e-4, 75.0, more=THIRD)]
+    longer = [record("vgg11", 1e-3, 88.0), record("vgg11", 1e-4, 90.0)]
+    for records, epochs, verdict in (
+        (shorter[:1], 30, "open"),
+        (shorter, 10, "as configured"),
+        (shorter + longer[:1], 10, "as configured"),
+        (shorter + longer, 30, "differs from the config"),
+    ):
+        choice = by_model(records)["vgg11"]
+        assert (choice.epochs, choice.verdict) == (epochs, verdict)
+        row = next(row for row in choices_grid(choices(records)).body if row[0] == "VGG11")
+        assert row[1] == ("-" if not choice.runs else str(epochs))
 
 
 def test_the_command_trains_runs_that_count():
@@ -72,7 +87,7 @@ def test_the_page_and_the_curves_are_written(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "base: as configured" in out and "vgg11: open" in out and "model=vgg11,allconv" in out
     page = (tmp_path / "README.md").read_text()
-    assert "| Base | 80.00 (n=1) | 78.00 (n=1) | 0.001 | as configured |" in page
+    assert "| Base | 30 | 80.00 (n=1) | 78.00 (n=1) | 0.001 | as configured |" in page
     assert (tmp_path / "curves.svg").stat().st_size > 1000
     assert len((tmp_path / "choices.csv").read_text().splitlines()) == 3
     shutil.rmtree(tmp_path / "runs")
