@@ -14,8 +14,9 @@ from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast.speed import AcceleratedModel
 from linearconv.engine.fast.tape import tape
 from linearconv.engine.loop import Training, fit
-from scripts.bench.cases import FastCase, random_images
+from scripts.bench.cases import FastCase, UsualCase, random_images
 from scripts.bench.rows import write
+from scripts.bench.timing import median_ratio
 from scripts.certify import bars
 from tests.conftest import REPOSITORY, Outcome
 
@@ -58,6 +59,27 @@ def test_every_case_is_measured(rows):
         assert row["fraction_of_limit"] > 0
     assert all(r["ratio_to_usual"] == 1 for r in rows if r["mode"] == "usual")
     assert all(r["step_over_conv"] == 1 for r in rows if r["variant"] == "Conv")
+
+
+def test_ratios_are_speeds_to_usual_and_times_to_conv():
+    config = compose(["model=base", "variant=Conv", "recipe.batch_size=4"])
+    dataset, device = random_images(config, 4), torch.device("cpu")
+    lrr = compose(["model=base", "variant=LRr", "recipe.batch_size=4"])
+    cases = [case(c, dataset, device) for c in (config, lrr) for case in (UsualCase, FastCase)]
+    for case, seconds in zip(cases, (4.0, 2.0, 6.0, 1.0), strict=True):
+        case.steps_s = case.epochs_s = [seconds]
+        case.latency_ms = {
+            f"{form}_b{size}": [10 * seconds] for form in ("unfused", "fused") for size in (1, 256)
+        }
+    found = [case.row(cases, 1e9) for case in cases]
+    assert [row["ratio_to_usual"] for row in found] == [1.0, 2.0, 1.0, 6.0]
+    assert [row["step_over_conv"] for row in found] == [1.0, 1.0, 1.5, 0.5]
+    assert [row["latency_over_conv_fused_b256"] for row in found] == [1.0, 1.0, 1.5, 0.5]
+    assert [row["ms_per_step"] for row in found] == [4000.0, 2000.0, 6000.0, 1000.0]
+
+
+def test_a_ratio_is_the_median_of_those_within_the_rounds():
+    assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
 
 
 def test_a_step_stays_below_the_bar_of_device_operations(rows):

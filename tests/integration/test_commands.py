@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import eval as eval_module
+from configs.schema import EvalConfig, EvalDatasetConfig
+from linearconv import fuse
 from linearconv.engine import loop
 from scripts.paper import results
 from tests.conftest import REPOSITORY
@@ -418,6 +421,31 @@ def test_eval_prints_accuracy_unfused_and_fused(cli, small, tmp_path, digits_roo
         assert 0 <= difference < 1e-4
     path = tmp_path / "checkpoints" / record["run_id"] / "best.pt"
     assert cli("eval", f"checkpoint={path}", *common).code == 0
+
+
+def test_eval_evaluates_the_fused_network(trained, digits_root, monkeypatch, capsys):
+    """With other weights in the fused network, its accuracy and its logits are others."""
+
+    def broken(model):
+        fused = fuse(model)
+        fused.fc.bias.data[3] += 1000
+        return fused
+
+    monkeypatch.setattr(eval_module, "fuse", broken)
+    (record,) = records(trained)
+    eval_module.main(
+        EvalConfig(
+            run=record["run_id"],
+            checkpoint_dir=str(trained / "checkpoints"),
+            dataset=EvalDatasetConfig(root=str(digits_root)),
+        ),
+        [],
+    )
+    out = capsys.readouterr().out
+    unfused, fused = re.findall(r"test accuracy (\S+) %", out)
+    assert float(unfused) == pytest.approx(record["test_acc_best"], abs=0.005)
+    assert fused != unfused
+    assert float(out.split("largest logit difference")[1]) == pytest.approx(1000, rel=1e-3)
 
 
 def test_eval_mistakes(cli, tmp_path):

@@ -58,6 +58,7 @@ def test_a_model_of_this_project(compress, digits_root, tmp_path):
     plain = found["plain, 1 epochs"]
     assert plain[0] == "399,050"
     assert found["converted"][0] == "227,018"
+    assert "weights of the converted layers: fitted to those they replace" in done.out
     assert float(found["converted"][1]) < 0.6 * float(plain[1])
     assert found["the same, folded"][:2] == plain[:2]
     tuned = found["converted, 1 epochs of fine-tuning, factored"]

@@ -65,17 +65,29 @@ def test_digits(way, digits_root):
     check_against_torchvision(load_dataset(spec, digits_root), spec, way)
 
 
-@pytest.mark.parametrize("name", ["svhn", "fashion_mnist"])
-def test_both_ways_agree_on_any_images(name):
+def random_dataset(spec) -> Dataset:
     """Random pixels in the dataset's shape: corners, flips and every value occur."""
-    spec, random = dataset_config(name), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     shape = (spec.image_size, spec.image_size, spec.channels)
 
     def split(count: int) -> Split:
         images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
         return Split(images, random.integers(0, 10, count))
 
-    dataset = Dataset(split(300), split(40), tuple("0123456789"), "", split(30))
+    return Dataset(split(300), split(80), tuple("0123456789"), "", split(30))
+
+
+@pytest.mark.parametrize("way", DATA)
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_random_images_in_colour(name, way):
+    spec = dataset_config(name)
+    check_against_torchvision(random_dataset(spec), spec, way)
+
+
+@pytest.mark.parametrize("name", ["svhn", "fashion_mnist"])
+def test_both_ways_agree_on_any_images(name):
+    spec = dataset_config(name)
+    dataset = random_dataset(spec)
     settings = {"batch_size": 64, "eval_batch_size": 32, "seed": 1, "device": CPU}
     for dtype in (torch.float32, torch.float64):
         ways = [way(dataset, spec, dtype=dtype, **settings) for way in DATA.values()]

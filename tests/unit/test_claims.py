@@ -133,6 +133,24 @@ def test_a_contradiction_is_corrected_for_the_number_of_cells(tmp_path):
     assert [f.verdict for f in found.run[1:]] == ["supported"] * 11
 
 
+def test_a_corrected_p_value_must_be_below_half_of_what_the_interval_leaves(tmp_path):
+    """0.016 in one of two cells: 0.033."""
+    for model, gain in (("base", 0.2613), ("vgg11", -3.0)):
+        add_runs(tmp_path, cell(model, "Conv"), around(86, 3, 0.1))
+        add_runs(tmp_path, cell(model, "r"), around(86 + gain, 3, 0.1))
+    found = {f.what: f for f in verdict(tmp_path, "-r loses accuracy").run}
+    assert found["Base-r on CIFAR-10"].verdict == "undecided"
+    assert "not as one of 2 cells" in found["Base-r on CIFAR-10"].why
+
+
+def test_pairs_are_of_the_seeds_in_common(tmp_path):
+    add_runs(tmp_path, cell("base", "r"), [(90, 84.0), (90, 84.3), (90, 84.1)])
+    conv = [(90, 86.0), (90, 86.1), (90, 86.2)]
+    add_runs(tmp_path, cell("base", "Conv"), conv, first_seed=1)
+    found = verdict(tmp_path, "-r loses accuracy").run[0]
+    assert found.paired.startswith("-1.85 [") and found.estimate.startswith("-1.97 [")
+
+
 def test_without_what_it_is_compared_with_nothing_is_decided(tmp_path):
     add_runs(tmp_path, cell("base", "Lr"), around(86, 3))
     found = verdict(tmp_path, "-Lr keeps the accuracy within half a point")
@@ -161,6 +179,14 @@ def test_the_best_alpha_is_corrected_for_their_number(tmp_path):
         "contradicted",
         "not run",
     ]
+
+
+def test_an_alpha_is_worse_below_half_of_what_the_interval_leaves(tmp_path):
+    """0.008 in one of four, of which three have not run: 0.032."""
+    for alpha, mean in ((None, 90), (0.25, 90 - 0.3266)):
+        add_runs(tmp_path, cell("vgg11", "Lr", alpha), around(mean, 3, 0.1))
+    (finding,) = verdict(tmp_path, "alpha = 0.5 is best").run
+    assert (finding.verdict, finding.why) == ("undecided", "no significant difference")
 
 
 def test_alphas_whose_seeds_do_not_differ_decide_nothing(tmp_path):
@@ -201,6 +227,20 @@ def test_random_filters_are_not_orthogonal(tmp_path, scale, expected):
     assert found.run[0].verdict == expected
 
 
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [((0.018,), "supported"), ((0.03,), "contradicted"), ((0.018, 0.03), "contradicted")],
+)
+def test_more_filters_than_dimensions_are_judged_against_their_bound(tmp_path, means, expected):
+    """In every run: 32 filters in 27 dimensions have 0.006 at least; 0.015 more are near it."""
+    runs = add_runs(tmp_path, cell("base", "Lr"), [(86, 85)] * len(means))
+    for record, mean in zip(runs, means, strict=True):
+        matrix = np.full((32, 32), mean) + (1 - mean) * np.eye(32)
+        add_correlations(tmp_path, record, "conv1", 32, matrix)
+    found = verdict(tmp_path, "primary filters become orthogonal").run[0]
+    assert "(bound 0.0060, random 0.1536)" in found.estimate and found.verdict == expected
+
+
 def step_over_conv(folder, device: str, mode: str, rounds: int, ratio: float) -> None:
     """A results folder with nothing but this measurement of Base-Lr."""
     (folder / "runs").mkdir()
@@ -237,15 +277,19 @@ def test_a_time_decides_if_it_is_beyond_the_noise(tmp_path, ratio, rounds, expec
     assert usual.verdict == expected
 
 
-def test_a_median_of_times_counts_those_of_enough_rounds(tmp_path):
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(1.01, "supported"), (0.94, "contradicted"), (1.06, "contradicted")]
+)
+def test_a_median_of_times_counts_those_of_enough_rounds(tmp_path, ratio, expected):
     (tmp_path / "runs").mkdir()
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "cpu.csv").write_text(
         "model,variant,device,mode,precision,rounds,latency_over_conv_fused_b256\n"
-        "base,Lr,CPU,fast,fp32,3,1.01\nvgg11,Lr,CPU,fast,fp32,1,9\n"
+        f"base,Lr,CPU,fast,fp32,3,{ratio}\nvgg11,Lr,CPU,fast,fp32,1,9\n"
     )
     (finding,) = verdict(tmp_path, "inference takes the same time (median)").findings
-    assert finding.what == "median of 1 measurements" and finding.estimate.startswith("x1.01")
+    assert finding.what == "median of 1 measurements" and finding.verdict == expected
+    assert finding.estimate.startswith(f"x{ratio}")
 
 
 @pytest.mark.parametrize(("device", "expected"), [("Card", "supported"), ("CPU (2 threads)", "un")])

@@ -230,6 +230,24 @@ def test_pruned_and_normed_convolutions_are_left_alone():
     assert "of its own" in convert(model).layers[0].skipped
 
 
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_alpha_is_the_share_of_primary_filters(warm_start):
+    (layer,) = convert(nn.Sequential(nn.Conv2d(3, 16, 3)), alpha=0.25, warm_start=warm_start).model
+    assert layer.primary.shape == (4, 3, 3, 3) and layer.coefficients.numel() == 4 * 12
+
+
+def test_the_error_of_a_warm_start_is_relative_to_the_weight():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 8, 3)
+    weight = conv.weight.detach().clone().mul_(7)
+    conv.weight.data.copy_(weight)
+    report = convert(nn.Sequential(conv), warm_start=True)
+    missed = report.model[0].weight.detach() - weight
+    assert report.layers[0].error == pytest.approx((missed.norm() / weight.norm()).item())
+    assert 0.1 < report.layers[0].error < 1
+    assert convert(nn.Sequential(nn.Conv2d(8, 8, 3))).layers[0].error is None
+
+
 @pytest.mark.parametrize("by", ["parameter", "data"])
 def test_tied_weights_stay_tied(by):
     model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))

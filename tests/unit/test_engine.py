@@ -64,7 +64,8 @@ class ToyBatches:
         yield from zip(self.images.split(10), self.labels.split(10), strict=True)
 
     def val(self):
-        return iter([(self.images[:7], self.labels[:7])]) if self.has_val else None
+        """With wrong labels, so that the best epoch is another one than by the test images."""
+        return iter([(self.images[:7], 1 - self.labels[:7])]) if self.has_val else None
 
 
 def toy_model() -> nn.Module:
@@ -198,11 +199,25 @@ def test_evaluation_needs_an_image_and_keeps_the_mode():
 
 def test_precision_flags_are_set_and_put_back():
     conv, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = conv.allow_tf32, matmul.allow_tf32
+    before = conv.allow_tf32, matmul.allow_tf32, conv.deterministic, conv.benchmark
     for precision, expected in (("tf32", True), ("fp32", False), ("bf16", False)):
         with precision_flags(precision):
             assert (conv.allow_tf32, matmul.allow_tf32) == (expected, False)
-    assert (conv.allow_tf32, matmul.allow_tf32) == before
+            assert (conv.deterministic, conv.benchmark) == (True, False)
+    assert (conv.allow_tf32, matmul.allow_tf32, conv.deterministic, conv.benchmark) == before
+
+
+def test_evaluation_has_the_precision_of_training(tmp_path, monkeypatch):
+    evaluated = []
+
+    def spy(network, batches, precision):
+        evaluated.append(precision)
+        return evaluate(network, batches, precision)
+
+    monkeypatch.setattr(loop, "evaluate", spy)
+    settings = toy_settings(epochs=1, precision="bf16")
+    train(tmp_path, settings=settings, batches=ToyBatches(val=True))
+    assert evaluated == ["bf16", "bf16"]
 
 
 def test_checkpoints_are_kept_before_the_first_and_after_each_epoch(tmp_path):
@@ -482,6 +497,7 @@ def test_record_with_validation_images(tmp_path):
     record = toy_record(training)
     accuracies = [entry["val_acc"] for entry in training.curve]
     epoch = 1 + int(np.argmax(accuracies))
+    assert epoch != record["best_epoch"]
     assert record["val_acc_best"] == max(accuracies)
     assert record["val_acc_best_epoch"] == epoch
     assert record["test_acc_at_val_acc_best"] == training.curve[epoch - 1]["test_acc"]
@@ -657,6 +673,17 @@ def test_torchs_dropout_draws_the_same_after_resuming_and_by_the_seed(tmp_path, 
             training, _ = train(tmp_path / folder, settings=settings)
         ends.append(weights_sha256(training.model))
     assert ends[0] == ends[1] != ends[2]
+
+
+def test_torchs_dropout_draws_anew_in_each_epoch(tmp_path):
+    drawn = []
+
+    class Drawing(Observer):
+        def step_done(self):
+            drawn.append(torch.rand(1).item())
+
+    train(tmp_path, observers=[Drawing()])
+    assert len(set(drawn)) == len(drawn) == 4 * 24
 
 
 def test_a_failure_of_the_device_is_raised_though_nothing_can_be_saved_after_it(

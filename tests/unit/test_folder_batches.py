@@ -9,7 +9,7 @@ from data.folder_batches import FolderBatches
 from data.spec import Normalisation
 from linearconv.errors import UserError
 
-UNCHANGED = Normalisation([0.0] * 3, [1.0] * 3)
+NORMALISATION = Normalisation([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def folder(tmp_path):
 
 def batches(folder, *, workers=0, seed=0, size=16, limit=None) -> FolderBatches:
     return FolderBatches(
-        folder, size=size, normalisation=UNCHANGED, batch_size=4, eval_batch_size=4, limit=limit,
-        seed=seed, workers=workers, device=torch.device("cpu"),
+        folder, size=size, normalisation=NORMALISATION, batch_size=4, eval_batch_size=4,
+        limit=limit, seed=seed, workers=workers, device=torch.device("cpu"),
     )  # fmt: skip
 
 
@@ -69,6 +69,35 @@ def test_labels_sizes_and_the_limit(folder):
     ]
     assert torch.cat([labels for _, labels in found.test()]).tolist() == [0, 1]
     assert batches(folder, limit=5).sizes == [4, 1]
+
+
+def test_a_limit_takes_images_of_all_classes_by_the_seed(folder):
+    labels, means = set(), set()
+    for seed in range(4):
+        ((images, chosen),) = batches(folder, limit=3, seed=seed).train(0)
+        labels |= set(chosen.tolist())
+        means.add(round(images.mean().item(), 3))
+    assert labels == {0, 1} and len(means) > 1
+
+
+def test_test_images_are_resized_cropped_in_the_centre_and_normalised(folder):
+    """20 x 30 pixels become 16 x 24, eight sevenths of 14, of which the centre is left."""
+    ((images, _),) = batches(folder, size=14).test()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in vars(NORMALISATION).values())
+    for image, label in zip(images, ("cat", "dog"), strict=True):
+        resized = Image.open(folder / "val" / label / "0.png").resize((24, 16), Image.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized)[1:15, 5:19]).permute(2, 0, 1)
+        torch.testing.assert_close(image, (pixels / 255 - mean) / std)
+    assert images.std() > 0.5
+
+
+def test_training_images_are_normalised(folder):
+    for path in (folder / "train").rglob("*.png"):
+        Image.new("RGB", (30, 20), (102, 153, 204)).save(path)
+    (expected,) = {
+        tuple(x.tolist()) for x in train_images(folder).mean(dim=(2, 3)).round(decimals=3)
+    }
+    assert expected == pytest.approx((0.0, 0.4, 2 / 3), abs=1e-3)
 
 
 def test_images_are_turned_upright_and_hidden_files_left_out(folder):

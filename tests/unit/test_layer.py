@@ -112,6 +112,8 @@ def test_variance_preserving_initialisation_gives_every_filter_conv2d_variance(r
     expected = nn.Conv2d(64, 512, 3).weight.var()
     torch.testing.assert_close(module.primary.var(), expected, rtol=0.02, atol=0)
     torch.testing.assert_close(module.weight[256:].var(), expected, rtol=0.1, atol=0)
+    bound = (64 * 9) ** -0.5  # of nn.Conv2d's bias
+    assert 0.98 * bound < module.bias.abs().max() <= bound
 
 
 def test_writing_to_weight_has_no_effect(images):

@@ -16,7 +16,11 @@ def record(model: str, lr: float, accuracy: float, *, seed: int = 0, more: tuple
     overrides = [f"model={model}", "variant=Conv", f"dataset={DATASET}", *SETTING]
     identity = identify(compose([*overrides, f"recipe.lr={lr:g}", f"seed={seed}", *more]))
     run = Run(Cell(model, "Conv", DATASET), seed, (), identity, run_id(identity))
-    made = make_record(run, accuracy, accuracy - 1) | {"val_acc_last": accuracy}
+    # The test images say the opposite.
+    made = make_record(run, 99 - accuracy, 98 - accuracy) | {
+        "val_acc_last": accuracy,
+        "val_acc_best": 97 - accuracy,
+    }
     for entry in made["curve"]:
         entry["val_acc"] = accuracy
     return made
