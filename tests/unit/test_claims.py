@@ -232,13 +232,13 @@ def test_random_filters_are_not_orthogonal(tmp_path, scale, expected):
     [((0.018,), "supported"), ((0.03,), "contradicted"), ((0.018, 0.03), "contradicted")],
 )
 def test_more_filters_than_dimensions_are_judged_against_their_bound(tmp_path, means, expected):
-    """In every run: 32 filters in 27 dimensions have 0.006 at least; 0.015 more are near it."""
+    """In every run: 32 filters in 27 dimensions have 0.010 at least; 0.015 more are near it."""
     runs = add_runs(tmp_path, cell("base", "Lr"), [(86, 85)] * len(means))
     for record, mean in zip(runs, means, strict=True):
         matrix = np.full((32, 32), mean) + (1 - mean) * np.eye(32)
         add_correlations(tmp_path, record, "conv1", 32, matrix)
     found = verdict(tmp_path, "primary filters become orthogonal").run[0]
-    assert "(bound 0.0060, random 0.1536)" in found.estimate and found.verdict == expected
+    assert "(bound 0.0101, random 0.1536)" in found.estimate and found.verdict == expected
 
 
 def step_over_conv(folder, device: str, mode: str, rounds: int, ratio: float) -> None:
