@@ -5,8 +5,10 @@
 
 Takes the records of results/ and results/trials/ whose columns of `load_runs` (docs/runs.md) have
 these values. Runs that differ in the seed alone are one network. It is compared with the variant
-`--against` of the same dataset, model and recipe: the difference of the means, from two seeds on
-with Welch's 95 % interval. Fewer than three seeds on a side say little.
+`--against` of the same dataset, model and recipe: the difference of the means, with the 95 %
+interval that the spread of all networks of that setting over their seeds gives. Fewer than three
+seeds on a side say little. The accuracy is the settled one, the mean of the last fifth of the
+epochs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from linearconv.engine.files import atomic_write, check_output
 from linearconv.errors import UserError
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.networks import (
-    METRICS,
+    VALIDATION,
     accuracy_curves,
     chosen,
     networks,
@@ -29,7 +31,7 @@ from scripts.paper.networks import (
     run_lines,
 )
 from scripts.paper.options import add_strict, exit_code, read_and_name
-from scripts.paper.results import RESULTS
+from scripts.paper.results import METRICS, RESULTS
 
 FIGURES = (".svg", ".pdf")
 
@@ -41,7 +43,7 @@ def main() -> int:
     )
     parser.add_argument("runs", nargs="*", metavar="COLUMN=VALUE", help="which runs; default: all")
     parser.add_argument("--against", default="Conv", metavar="VARIANT", help="default: Conv")
-    parser.add_argument("--metric", choices=list(METRICS), default="last")
+    parser.add_argument("--metric", choices=[*METRICS, VALIDATION], default=METRICS[0])
     parser.add_argument(
         "--results-dir", type=Path, action="append", help="may be repeated; default: as above"
     )

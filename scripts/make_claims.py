@@ -17,7 +17,7 @@ from pathlib import Path
 from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
-from scripts.paper.claims_text import Judged, claims_block, csv_text, judged, markdown
+from scripts.paper.claims_text import Verdicts, claims_block, csv_text, judged, markdown
 from scripts.paper.options import add_strict, exit_code, read_and_name
 from scripts.paper.readme import renewed, results_block
 from scripts.paper.results import RESULTS, Record, Results, recipes
@@ -36,12 +36,13 @@ def main() -> int:
     try:
         records = read_and_name(args.results_dir)
         results = results_by_recipe(args.results_dir, records.usable)
-        claims = {recipe: judged(found) for recipe, found in results.items()}
+        others = list(results.values())
+        claims = {recipe: judged(found, others) for recipe, found in results.items()}
         for recipe, found in claims.items():
             name = "claims" if recipe == "paper" else f"claims/{recipe}"
             for kind, text in (("md", markdown), ("csv", csv_text)):
                 with atomic_write(args.results_dir / f"{name}.{kind}") as file:
-                    file.write(text(recipe, found).encode())
+                    file.write(text(found).encode())
         for recipe in set(recipes()) - set(claims):  # its runs are gone
             for kind in ("md", "csv"):
                 (args.results_dir / f"claims/{recipe}.{kind}").unlink(missing_ok=True)
@@ -60,9 +61,9 @@ def results_by_recipe(folder: Path, records: Sequence[Record]) -> dict[str, Resu
     return {name: results for name, results in found.items() if results.cells() or name == "paper"}
 
 
-def renew_readme(results: dict[str, Results], claims: dict[str, Judged]) -> None:
+def renew_readme(results: dict[str, Results], claims: dict[str, Verdicts]) -> None:
     """Replace the generated blocks in README.md."""
-    blocks = {"results": results_block(results), "claims": claims_block(claims)}
+    blocks = {"results": results_block(results), "claims": claims_block(claims["paper"])}
     text = renewed(README.read_text(), blocks)
     with atomic_write(README) as file:
         file.write(text.encode())

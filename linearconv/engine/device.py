@@ -45,6 +45,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def cudnn_heuristics(device: torch.device) -> str | None:
+    """The heuristics by which cuDNN chooses algorithms in this process, A or B; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return "B" if os.environ.get(CUDNN_HEURISTICS) == "1" else "A"
+
+
 def check_cuda(device: torch.device) -> None:
     """Check that torch can use a CUDA device, without using it.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from linearconv.engine.device import CUDNN_HEURISTICS, device_name
+from linearconv.engine.device import cudnn_heuristics, device_name
 
 CODE = Path(__file__).resolve().parents[2]
 """Root of the checkout, if the package is installed editable from one."""
@@ -83,9 +83,8 @@ def _cuda(device: torch.device) -> dict[str, Any]:
         return dict.fromkeys(names)
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     overrides = {name: os.environ[name] for name in TF32_OVERRIDES if name in os.environ}
-    heuristics = "B" if os.environ.get(CUDNN_HEURISTICS) == "1" else "A"
     cudnn = torch.backends.cudnn.version()
-    values = (torch.version.cuda, cudnn, heuristics, capability, overrides)
+    values = (torch.version.cuda, cudnn, cudnn_heuristics(device), capability, overrides)
     return dict(zip(names, values, strict=True))
 
 

@@ -18,7 +18,7 @@ from data import SIZE, Dataset, ResidentBatches
 from data.packed import Split
 from linearconv import fuse, model_correlation_loss, set_execution
 from linearconv.complexity import count_macs
-from linearconv.engine.device import device_name
+from linearconv.engine.device import cudnn_heuristics, device_name
 from linearconv.engine.fast.memory import keep_freed_memory
 from linearconv.engine.fast.tape import device_operations
 from linearconv.engine.loop import Training, train_epoch
@@ -132,6 +132,7 @@ class Case(ABC):
             "precision": effective_precision(self.config.precision, self.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "cudnn_heuristics": cudnn_heuristics(self.device),
             "rounds": len(self.steps_s),
             "images": len(self.dataset.train),
             "images_per_s": len(self.dataset.train) / statistics.median(self.epochs_s),

@@ -4,17 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from data.packed import DAMAGE
 from linearconv.engine.artifacts import artifacts_path, unpack_correct, unpack_symmetric
 from linearconv.engine.record import check_file
+from linearconv.engine.weights import weights_path
 from linearconv.errors import UserError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The filters of one layer at the end of a run.
+
+    Attributes:
+        name: of the layer.
+        primary: number P of primary filters, which come first; of a plain layer, of all.
+        correlations: (F, F), the cosines between the filters.
+    """
+
+    name: str
+    primary: int
+    correlations: np.ndarray
+
+
+def read_layers(folder: Path, run_id: str) -> list[Layer]:
+    """The layers of a run: all, of its published last weights, or else the few of its arrays.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    path = weights_path(folder, run_id)
+    if not path.exists():
+        filters = read_filters(folder, run_id)
+        if filters is None:
+            return []
+        found = zip(filters.layers, filters.primary, filters.correlations, strict=True)
+        return [Layer(*layer) for layer in found]
+    check_file(path)
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
+    last = {
+        key.removeprefix("last/"): value for key, value in state.items() if key.startswith("last/")
+    }
+    return [
+        _layer(last, *key.rsplit(".", 1))
+        for key, value in last.items()
+        if value.ndim == 4 and key.endswith((".weight", ".primary"))
+    ]
+
+
+def _layer(state: Mapping[str, np.ndarray], name: str, kind: str) -> Layer:
+    """A layer from a state dict with its filters (F, C, KH, KW), or the primary ones alone."""
+    rows = state[f"{name}.{kind}"]
+    primary = rows.reshape(len(rows), -1).astype(float)
+    names = (f"{name}.{factor}" for factor in ("coefficients", "coefficients1", "coefficients2"))
+    factors = [state[factor].astype(float) for factor in names if factor in state]
+    secondary = [reduce(np.matmul, factors).T @ primary] if factors else []
+    return Layer(name, len(primary), _cosines(np.concatenate([primary, *secondary])))
+
+
+def _cosines(rows: np.ndarray) -> np.ndarray:
+    """The cosines (F, F) of the rows (F, K)."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows @ rows.T) / (norms @ norms.T)
 
 
 @dataclass(frozen=True)

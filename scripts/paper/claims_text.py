@@ -2,186 +2,235 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
 from configs.compose import compose
-from scripts.paper.claims import Claim, Finding, Judgement
+from configs.groups import CONFIG_DIR
+from scripts.paper.claims import Claim, Finding, Judgement, read_rules
 from scripts.paper.formats import lines_csv, markdown_grid
-from scripts.paper.judging import ENOUGH, beyond_margin, judge
+from scripts.paper.judging import AFFORDABLE, Evidence, beyond_margin, groups, judge
 from scripts.paper.results import Results
+from scripts.paper.statistics import Noise
 from scripts.paper.text import Entry, Grid
 
-METRICS = ("last", "best")
-Judged = dict[str, list[Judgement]]
-"""The judgements of one recipe, by metric."""
 
-RULES = (
-    "Accuracies are compared as differences of means over seeds, in points, with Welch's 95 % "
-    f"interval; n is the number of seeds on each side. With fewer than {ENOUGH} on a side nothing "
-    "is decided. Equivalence is supported if two one-sided tests at 5 % say so, that is, if the "
-    "90 % interval is within the margin, or if the accuracy is better by more than the margin; it "
-    "is contradicted if the 95 % interval is below the margin. The margins were fixed before any "
-    "run of the paper's recipe, but after those at 30 epochs; the paper has none. A claim about "
-    "several cells is contradicted if one of them contradicts it, with Holm's correction for the "
-    "number of those that have run.",
-    "The paper: its printed difference, and whether it is outside our interval of three seeds or "
-    "more. Seeds in common: the mean difference seed by seed with its 95 % t interval, which "
-    "decides nothing. Times decide from three rounds on, and if they are more than 10 % from "
-    "Conv's, on a CPU 20 %.",
-    "Judged on the last epoch, which needs no selection, and on the best one, the paper's "
-    "protocol, which favours variants whose accuracy fluctuates.",
-)
-OTHER_RECIPE = (
-    "The paper's claims are about its own recipe: a verdict on this page says whether they hold "
-    "for this one. Claims about counts and times are on the page of the paper's recipe."
-)
+@dataclass(frozen=True)
+class Verdicts:
+    """The claims, judged on one recipe.
 
+    Attributes:
+        recipe: its name.
+        evidence: the runs.
+        judgements: of the claims that this recipe's runs say something about: for other recipes
+            than the paper's, none about counts and times.
+    """
 
-def judged(results: Results) -> Judged:
-    """All claims under both metrics."""
-    return {metric: judge(results, metric) for metric in METRICS}
+    recipe: str
+    evidence: Evidence
+    judgements: list[Judgement]
 
+    def said(self, text: str) -> str:
+        """A verdict in the words of the recipe: another than the paper's gives none on it."""
+        if self.recipe == "paper":
+            return text
+        at = f"at {epochs_of(self.recipe)} epochs"
+        return text.replace("supported", f"holds {at}").replace("contradicted", f"fails {at}")
 
-def selected(found: Judged, *, trained: bool, run: bool) -> Judged:
-    """The claims that need runs or do not, and have evidence or not."""
-    return {
-        metric: [
+    def selected(self, *, trained: bool, run: bool, beyond: bool = False) -> Verdicts:
+        """The claims that need runs or do not, have evidence or not, are the paper's or not."""
+        kept = [
             judgement
-            for judgement in judgements
-            if judgement.claim.trained == trained and bool(judgement.run) == run
+            for judgement in self.judgements
+            if judgement.claim.trained == trained
+            and bool(judgement.run) == run
+            and judgement.claim.beyond == beyond
         ]
-        for metric, judgements in found.items()
-    }
+        return Verdicts(self.recipe, self.evidence, kept)
+
+
+def judged(results: Results, others: Sequence[Results] = ()) -> Verdicts:
+    """All claims, judged on the records of one recipe.
+
+    Args:
+        results: of the recipe.
+        others: of other recipes, for the noise where this one's runs are too few.
+    """
+    evidence = Evidence(results, [each for each in others if each.recipe != results.recipe])
+    found = judge(evidence)
+    if results.recipe != "paper":
+        found = [judgement for judgement in found if judgement.claim.trained]
+    return Verdicts(results.recipe, evidence, found)
 
 
 def heading(recipe: str) -> str:
     """The page's title, which says how long the recipe trains."""
     epochs = epochs_of(recipe)
-    only = "" if recipe == "paper" else " only"
-    return f"The paper's claims at {epochs} epochs{only} (recipe {recipe})"
+    if recipe == "paper":
+        return f"The paper's claims, judged at {epochs} epochs"
+    return f"At {epochs} epochs (recipe={recipe}): no verdict on the paper"
 
 
+@cache
 def epochs_of(recipe: str) -> int:
     """How long a recipe trains."""
     return compose(["model=base", "variant=Conv", f"recipe={recipe}"]).recipe.epochs
 
 
-def claims_grid(found: Judged) -> Grid:
+def claims_grid(found: Verdicts) -> Grid:
     """A row for each claim."""
-    header = ["Claim", "Where", "Evidence", "Estimate (last epoch)", "Best epoch", "Margin"]
-    header += ["Verdict (last)", "Verdict (best)"]
-    body = []
-    for last, best in zip(*found.values(), strict=True):
-        claim = last.claim
-        body.append(
-            [
-                claim.name,
-                claim.where,
-                _evidence(last),
-                _estimate(last),
-                _estimate(best) if _on_accuracy(last) else "",
-                "" if claim.margin is None else f"{claim.margin:g}",
-                last.text,
-                best.text if _on_accuracy(last) else "",
-            ]
-        )
+    header = ["Claim", "Where", "Evidence", "Estimate", "Margin", "Verdict"]
+    body = [
+        [
+            judgement.claim.name,
+            judgement.claim.where,
+            _evidence(judgement),
+            _estimate(judgement),
+            "" if judgement.claim.margin is None else f"{judgement.claim.margin:g}",
+            found.said(judgement.text),
+        ]
+        for judgement in found.judgements
+    ]
     return Grid(header, body)
-
-
-def _on_accuracy(judgement: Judgement) -> bool:
-    return judgement.claim.test in ("below", "above", "equivalent", "best_alpha")
 
 
 def _evidence(judgement: Judgement) -> str:
     """How much there is."""
-    if not _on_accuracy(judgement):
-        return {"count": "counts", "speed": "benchmarks"}.get(judgement.claim.test, "filters")
-    n = dict.fromkeys(finding.n for finding in judgement.run)
-    return f"{len(judgement.run)} of {len(judgement.findings)} cells" + (
-        f", n = {'; '.join(n)}" if n else ""
-    )
+    claim = judgement.claim
+    if not claim.trained:
+        return {"count": "counts", "speed": "benchmarks"}[claim.test]
+    unit = "cells" if claim.on_accuracy else "layers"
+    n = "; ".join(dict.fromkeys(finding.n for finding in judgement.run))
+    return f"{len(judgement.run)} of {len(judgement.findings)} {unit}" + (f", n = {n}" if n else "")
 
 
 def _estimate(judgement: Judgement) -> str:
+    if judgement.overall is not None:
+        return judgement.overall.estimate
     run = judgement.run
     return run[0].estimate if len(run) == 1 else f"{len(run)}, see below" if run else ""
 
 
-def evidence_grid(found: Judged) -> Grid:
-    """A row for each cell, count or measurement that there is, under both metrics."""
-    header = ["Claim", "Evidence", "n", "Estimate (last epoch)", "The paper", "Seeds in common"]
-    header += ["Verdict", "Best epoch", "The paper (best)", "Verdict (best)"]
-    body, groups = [], set()
-    for last, best in zip(*found.values(), strict=True):
-        groups.add(len(body))
-        for one, other in zip(last.findings, best.findings, strict=True):
-            if one.verdict != "not run":
-                again = _on_accuracy(last)
-                row = [last.claim.name, one.what, one.n, _measured(one), one.printed, one.paired]
-                row += [_verdict(one), _measured(other) if again else "", other.printed]
-                row += [_verdict(other) if again else ""]
-                body.append(row)
-    return Grid(header, body, groups)
+def evidence_grid(found: Verdicts) -> Grid:
+    """A row for each cell, layer, count or measurement that there is."""
+    header = ["Claim", "Evidence", "n", "Estimate (settled)", "Last epoch", "Best epoch"]
+    header += ["Noise", "The paper", "Seeds it takes", "Verdict"]
+    body, starts = [], set()
+    for judgement in found.judgements:
+        starts.add(len(body))
+        for finding in judgement.run:
+            estimate = Entry("", finding.estimate, "", finding.verdict, compared=finding.runs)
+            row = [judgement.claim.name, finding.what, finding.n]
+            row += [estimate if any(finding.runs) else finding.estimate]
+            row += [finding.beside.get("last", ""), finding.beside.get("best", ""), finding.noise]
+            row += [finding.printed, _needs(finding), found.said(_verdict(finding))]
+            body.append(row)
+    return Grid(header, body, starts)
 
 
-def _measured(finding: Finding) -> str | Entry:
-    """The estimate, with its runs where there are any."""
-    if not any(finding.runs):
-        return finding.estimate
-    return Entry("", finding.estimate, "", finding.verdict, compared=finding.runs)
+def _needs(finding: Finding) -> str:
+    if finding.needs is None:
+        return ""
+    return f"{finding.needs}" + (", not affordable" if finding.needs > AFFORDABLE else "")
 
 
 def _verdict(finding: Finding) -> str:
     return f"{finding.verdict} ({finding.why})" if finding.why else finding.verdict
 
 
-def markdown(recipe: str, found: Judged) -> str:
-    """The page."""
-    found = shown(recipe, found)
-    quotes = [[j.claim.name, f"“{j.claim.quote}”", _note(j.claim)] for j in found["last"]]
-    rules = [*RULES, *([] if recipe == "paper" else [OTHER_RECIPE])]
-    parts = [
-        f"# {heading(recipe)}",
+def noise_grid(found: Verdicts) -> Grid:
+    """A row for each model and dataset: the noise of a run, and how ours and the paper's agree."""
+    header = ["Network", "Runs", "Noise of the settled accuracy", "Of the last epoch"]
+    header += ["Of the best epoch", "Ours minus the paper's (best epoch): common shift, the rest"]
+    body = []
+    for group in groups(found.evidence):
+        noise = [_noise(group.noise[metric]) for metric in ("settled", "last", "best")]
+        agrees, rest = group.agreement, ""
+        if agrees is not None:
+            rest = f"{agrees.shift:+.2f}, chi-square({agrees.freedom}) = {agrees.chi2:.1f}, p = "
+            rest += f"{agrees.p_value:.2f}"
+        body.append([group.name, str(group.runs), *noise, rest])
+    return Grid(header, body)
+
+
+def _noise(noise: Noise | None) -> str:
+    if noise is None:
+        return "unknown"
+    bartlett = "" if noise.bartlett is None else f", Bartlett p {noise.bartlett:.2g}"
+    borrowed = f" of recipe={noise.recipe}" if noise.recipe else ""
+    return f"{noise.sigma:.2f} ({noise.freedom} df{borrowed}{bartlett})"
+
+
+@cache
+def read_frozen() -> dict[str, Any]:
+    """When the rules were frozen, and what was there before: configs/rules.yaml."""
+    return OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "rules.yaml"))
+
+
+def frozen_lines() -> list[str]:
+    """When the rules were frozen, and the records that were committed before, in Markdown."""
+    frozen = read_frozen()
+    current, *older = reversed(frozen["history"])
+    before = "; ".join(f"{each['what']} ({each['date']}, {each['commit']})" for each in older)
+    records = ", ".join(f"`{run_id}`" for run_id in frozen["records_before"])
+    return [
+        f"The rules are of {current['date']} (commit {current['commit']}: {current['what']}); "
+        f"before, {before}.",
         "",
-        *(line for rule in rules for line in (rule, "")),
-        *markdown_grid(claims_grid(found)),
-        "",
-        "## Cell by cell",
-        "",
-        *markdown_grid(evidence_grid(found)),
-        "",
-        "## In the paper's words",
-        "",
-        *markdown_grid(Grid(["Claim", "The paper", "Note"], quotes)),
-        "",
+        f"{len(frozen['records_before'])} records were committed before the rules of "
+        f"{current['date']}, and were known when these were written: {records}. {frozen['note']}",
     ]
-    return "\n".join(parts)
 
 
-def shown(recipe: str, found: Judged) -> Judged:
-    """What a recipe's page shows: claims about counts and times are on the paper's alone."""
+def markdown(found: Verdicts) -> str:
+    """The page."""
+    rules, recipe = read_rules(), found.recipe
+    paper = Verdicts(recipe, found.evidence, [j for j in found.judgements if not j.claim.beyond])
+    beyond = Verdicts(recipe, found.evidence, [j for j in found.judgements if j.claim.beyond])
+    parts = [f"# {heading(recipe)}", "", *markdown_grid(claims_grid(paper)), ""]
+    parts += ["## How is judged", "", *(line for rule in rules.rules for line in (f"- {rule}",))]
+    parts += ["", *frozen_lines(), ""]
+    parts += ["## Noise, and all variants together", "", *markdown_grid(noise_grid(found)), ""]
+    parts += ["## Cell by cell", "", *markdown_grid(evidence_grid(paper)), ""]
+    if beyond.judgements:
+        parts += [
+            "## Beyond the paper",
+            "",
+            "What this project adds, and so no verdict on the paper.",
+            "",
+            *markdown_grid(evidence_grid(beyond)),
+            "",
+        ]
+    quotes = [[j.claim.name, f"“{j.claim.quote}”", _note(j.claim)] for j in found.judgements]
+    parts += ["## In the paper's words", ""]
+    parts += [*markdown_grid(Grid(["Claim", "The paper", "Note"], quotes)), ""]
     if recipe == "paper":
-        return found
-    return {
-        metric: [j for j in judgements if j.claim.trained] for metric, judgements in found.items()
-    }
+        left = [[f"“{each['quote']}”", each["why"]] for each in rules.not_judged]
+        parts += ["## What is not judged, and why", ""]
+        parts += [*markdown_grid(Grid(["The paper", "Why"], left)), ""]
+    return "\n".join(parts)
 
 
 def _note(claim: Claim) -> str:
     """What a reader should know, and how many of the paper's own cells are below the margin."""
-    if claim.test != "equivalent":
+    if claim.test not in ("keeps", "every_cell"):
         return claim.note
     below, cells = beyond_margin(claim)
     said = f"The paper itself prints {below} of {cells} cells below -{claim.margin:g}."
     return " ".join(filter(None, (claim.note, said)))
 
 
-def csv_text(recipe: str, found: Judged) -> str:
-    """A line for each finding under each metric."""
-    found = shown(recipe, found)
+def csv_text(found: Verdicts) -> str:
+    """A line for each finding."""
     return lines_csv(
         [
             {
-                "recipe": recipe,
-                "metric": metric,
+                "recipe": found.recipe,
                 "claim": judgement.claim.name,
                 "test": judgement.claim.test,
                 "margin": judgement.claim.margin,
@@ -189,24 +238,37 @@ def csv_text(recipe: str, found: Judged) -> str:
                 "evidence": finding.what,
                 "n": finding.n,
                 "estimate": finding.estimate,
+                **_numbers(finding),
+                "last": finding.beside.get("last", ""),
+                "best": finding.beside.get("best", ""),
+                "noise": finding.noise,
                 "paper": finding.printed,
-                "seeds_in_common": finding.paired,
+                "seeds_needed": finding.needs,
                 "verdict": finding.verdict,
                 "why": finding.why,
             }
-            for metric, judgements in found.items()
-            for judgement in judgements
+            for judgement in found.judgements
             for finding in judgement.findings
         ]
     )
 
 
-def claims_block(by_recipe: dict[str, Judged]) -> str:
-    """A table of the verdicts on the last epoch, a column for each recipe."""
-    columns = [found["last"] for found in by_recipe.values()]
-    header = ["claim", *(f"{epochs_of(name)} epochs (recipe={name})" for name in by_recipe)]
-    body = []
-    for first, *others in zip(*columns, strict=True):
-        rest = [other.text if other.claim.trained else "" for other in others]
-        body.append([first.claim.name, first.text, *rest])
-    return "\n".join(markdown_grid(Grid(header, body)))
+def _numbers(finding: Finding) -> dict[str, str]:
+    """The difference of settled accuracies in points, and its interval."""
+    found = finding.difference
+    values = (math.nan,) * 3 if found is None else (found.value, *found.interval())
+    names = ("difference", "low", "high")
+    return {
+        name: f"{value:.4f}" if math.isfinite(value) else ""
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def claims_block(found: Verdicts) -> str:
+    """A table of the verdicts on the paper, for the README."""
+    body = [
+        [judgement.claim.name, found.said(judgement.text)]
+        for judgement in found.judgements
+        if not judgement.claim.beyond
+    ]
+    return "\n".join(markdown_grid(Grid(["claim", "verdict"], body)))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from configs import TrainConfig, compose, identify
-from linearconv import fuse
+from linearconv import LinearConv2d, fuse
 from linearconv.complexity import count_macs_by_phase, count_parameters, paper_flops
 from linearconv.regularizer import regularized_filters
 from linearconv.theory import correlation_loss_bound
@@ -92,6 +92,21 @@ def correlation_bound(model: str, variant: str, channels: int) -> float:
     net = network(_config(model, variant, None), channels, 10)
     filters = (weight.shape for _, weight in regularized_filters(net))
     return sum(correlation_loss_bound(n, math.prod(size)) for n, *size in filters)
+
+
+@cache
+def reducing_1x1(model: str, variant: str, alpha: float | None = None) -> float:
+    """The share of 1x1 layers without groups that condition (2) holds in; NaN without such layers.
+
+    Where it holds, a LinearConv layer has no more parameters than the convolution it replaces.
+    """
+    net = network(_config(model, variant, alpha), INPUT[0], 10)
+    holds = [
+        layer.primary.shape[0] <= layer.in_channels
+        for layer in net.modules()
+        if isinstance(layer, LinearConv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    ]
+    return sum(holds) / len(holds) if holds else math.nan
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,11 +17,11 @@ from scripts.paper.text import Grid
 
 NOTE = (
     "Of the test images that only one of two networks gets right, McNemar's exact test asks "
-    "whether one network gets more of them than chance would give it. It compares two trained "
-    "networks on these images; it knows nothing of how much a network changes from seed to seed, "
-    "so it says nothing of the method, which the claims judge over seeds. The weights are those of "
-    "the last epoch: the best ones were selected on these very images. p is not corrected for the "
-    "number of rows."
+    "whether one network gets more of them than chance would give it. Its standard error is about "
+    "what two seeds of one network differ by anyway (root 2 times their noise), so what it finds "
+    "between two networks may be a difference of seeds, which the claims judge. The weights are "
+    "those of the last epoch: the best ones were selected on these very images. p is not corrected "
+    "for the number of rows."
 )
 
 
@@ -51,6 +52,12 @@ class Comparison:
         """Two-sided p value of McNemar's test in its exact, binomial form; 1 if none differs."""
         differing = self.only_network + self.only_baseline
         return float(binomtest(self.only_network, differing).pvalue) if differing else 1.0
+
+    @property
+    def error(self) -> float:
+        """Standard error of `points`."""
+        differing = self.only_network + self.only_baseline
+        return math.sqrt((differing / self.images - (self.points / 100) ** 2) / self.images) * 100
 
     @property
     def points(self) -> float:
@@ -97,7 +104,8 @@ def comparisons(results: Results) -> Iterator[Comparison]:
 def comparisons_grid(results: Results) -> Grid:
     """A row for each comparison; no rows if no two runs can be compared."""
     header = ["Network", "Baseline", "Dataset", "Seed", "Test images", "Only the network right"]
-    header += ["Only the baseline right", "Difference (points)", "p (McNemar, exact)"]
+    header += ["Only the baseline right", "Difference (points)", "Its standard error"]
+    header.append("p (McNemar, exact)")
     body = [
         [
             found.name,
@@ -108,6 +116,7 @@ def comparisons_grid(results: Results) -> Grid:
             str(found.only_network),
             str(found.only_baseline),
             f"{found.points:+.2f}",
+            f"{found.error:.2f}",
             f"{found.p_value:.2g}",
         ]
         for found in comparisons(results)

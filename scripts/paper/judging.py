@@ -1,323 +1,553 @@
-"""Judging each claim: by statistics on accuracies, by counts, by measured speed, by filters."""
+"""Judging each claim: by statistics on accuracies, by filters, by counts, by measured speed."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from statistics import fmean, median
 
 import numpy as np
 import pandas as pd
+from scipy.special import gammaln
 
-from configs.experiments import Cell
+from configs.experiments import Cell, all_cells
 from linearconv.engine.device import is_cpu
 from linearconv.errors import UserError
 from linearconv.theory import correlation_loss_bound
-from scripts.paper.artifacts import if_readable, read_filters
-from scripts.paper.claims import Claim, Finding, Judgement, read_claims
-from scripts.paper.counts import counts, filter_size, inference_flops
-from scripts.paper.intervals import holm, p_below, paired, welch
+from models import architecture
+from scripts.paper.artifacts import Layer, if_readable, read_layers
+from scripts.paper.claims import DECIDED, Claim, Finding, Judgement, Network, read_rules
+from scripts.paper.counts import counts, filter_size, inference_flops, reducing_1x1
 from scripts.paper.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
-from scripts.paper.results import Results
+from scripts.paper.results import METRICS, Results
 from scripts.paper.speeds import measured
+from scripts.paper.statistics import (
+    ONE_SIDED,
+    Agreement,
+    Difference,
+    Noise,
+    agreement,
+    difference,
+    holm,
+    mean_difference,
+    pooled_noise,
+    prediction,
+    random_effects,
+    seeds_needed,
+)
 
-Matrices = list[np.ndarray]
-"""The |correlations| of one layer's filters, (F, F) for each run."""
 ENOUGH = 3
-"""Seeds on each side from which on accuracies decide anything; rounds from which on speeds do."""
+"""Seeds on each side from which on accuracies and filters decide; rounds from which on speeds do;
+cells from which on their mean does."""
+FREEDOM = 4
+"""Degrees of freedom from which on a recipe's own runs tell its noise: two networks, 3 seeds."""
+AFFORDABLE = 10
+"""Seeds a side above which a difference cannot be found by anybody's means here."""
+NOT_INFERIOR = 0.05
+"""One-sided error of finding that an accuracy is above -margin."""
+DRAWS, DRAWS_SEED = 50, 0
+"""Of random coefficients."""
 
-LEVEL = 0.95
-"""Of the intervals; a one-sided test errs in half of the rest, two one-sided ones each in 5 %."""
-ERROR = (1 - LEVEL) / 2
-"""Of a one-sided test."""
-NO_SPREAD = "the seeds do not differ"
-"""Why nothing is decided where they all have one accuracy."""
 
+@dataclass(frozen=True)
+class Evidence:
+    """The runs that claims are judged on.
 
-def judge(results: Results, metric: str) -> list[Judgement]:
-    """All claims, judged on the records of one recipe.
-
-    Args:
-        results: the records.
-        metric: "best" or "last", for the claims about accuracies.
+    Attributes:
+        results: of the recipe.
+        others: of other recipes, which tell the noise where the recipe's own runs are too few.
     """
-    return [Judgement(claim, JUDGES[claim.test](claim, results, metric)) for claim in read_claims()]
+
+    results: Results
+    others: Sequence[Results] = ()
+
+    def noise(self, cell: Cell, metric: str) -> Noise | None:
+        """That of a cell's accuracy: one for all variants of its model, dataset and recipe."""
+        own = _pooled(self.results, cell, metric)
+        if own is not None and own.freedom >= FREEDOM:
+            return own
+        others = [_pooled(each, cell, metric, each.recipe) for each in self.others]
+        return max(filter(None, [own, *others]), key=lambda noise: noise.freedom, default=None)
 
 
-def _accuracy(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """Tests `below`, `above` and `equivalent`, cell by cell.
-
-    The p values of contradictions are corrected for the number of cells (Holm): of many cells at
-    the margin one would contradict the claim by chance.
-    """
-    found, against = [], {}
-    for row, dataset in _cells(claim):
-        ours = results.accuracies(row.cell(dataset), metric)
-        model = claim.against_model or row.model
-        theirs = results.accuracies(Cell(model, claim.against, dataset), metric)
-        what = f"{row.name} on {DATASETS[dataset]}"
-        found.append(_compare(claim, what, ours, theirs, printed_difference(claim, row, dataset)))
-        if min(len(ours), len(theirs)) >= ENOUGH:
-            against[len(found) - 1] = _p_against(claim, ours.accuracy, theirs.accuracy)
-    for i, p_value in zip(against, holm(list(against.values())), strict=True):
-        if found[i].verdict == "contradicted" and p_value >= ERROR:
-            why = f"contradicts it alone, but not as one of {len(against)} cells"
-            found[i] = replace(found[i], verdict="undecided", why=why)
-    return found
-
-
-def _p_against(claim: Claim, ours: pd.Series, theirs: pd.Series) -> float:
-    """The p value of what contradicts a claim about one cell."""
-    if claim.test == "below":
-        return p_below(theirs, ours)
-    return p_below(ours + (claim.margin or 0.0), theirs)
-
-
-def printed_difference(claim: Claim, row: PaperRow, dataset: str) -> Decimal | None:
-    """The paper's difference in points for a cell of a claim, where it prints both accuracies."""
-    other = next(
-        other
-        for other in paper_rows()
-        if other.table == row.table
-        and (other.model, other.variant) == (claim.against_model or row.model, claim.against)
+def _pooled(results: Results, cell: Cell, metric: str, recipe: str = "") -> Noise | None:
+    """The noise of all variants with a cell's model and dataset."""
+    return pooled_noise(
+        (
+            results.accuracies(other, metric).accuracy
+            for other in results.cells()
+            if (_family(other.model), other.dataset) == (_family(cell.model), cell.dataset)
+        ),
+        recipe,
     )
-    if dataset not in other.accuracies:
-        return None
-    return absolute(row, dataset) - absolute(other, dataset)
+
+
+def _family(model: str) -> str:
+    """The model that the paper compares a model with: VGG11 for OctConv and Basis."""
+    return next(
+        (row.baseline for row in paper_rows() if row.model == model and row.baseline), model
+    )
+
+
+def judge(evidence: Evidence) -> list[Judgement]:
+    """All claims, judged on the settled accuracy."""
+    return [JUDGES[claim.test](claim, evidence) for claim in read_rules().claims]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two cells whose accuracies a claim compares."""
+
+    what: str
+    ours: Cell
+    theirs: Cell
+    printed: Decimal | None
+
+
+def pairs(claim: Claim) -> list[Pair]:
+    """The comparisons of a claim about accuracies, each once, in print order."""
+    found = {}
+    for row in claim.rows():
+        for dataset in row.accuracies:
+            for other in _others(claim, row):
+                against = f" against {other.alpha:g}" if claim.against_alpha else ""
+                alpha = f", alpha {row.alpha:g}" if claim.alpha is not None else ""
+                what = f"{row.name} on {DATASETS[dataset]}{alpha}{against}"
+                known = dataset in other.accuracies
+                printed = absolute(row, dataset) - absolute(other, dataset) if known else None
+                pair = Pair(what, row.cell(dataset), other.cell(dataset), printed)
+                found.setdefault((pair.ours, pair.theirs), pair)
+    return list(found.values())
+
+
+def _others(claim: Claim, row: PaperRow) -> list[PaperRow]:
+    """The rows that a row is compared with."""
+    model = claim.against_model or row.model
+    rows = {
+        other.network: other
+        for other in paper_rows()
+        if (other.table, other.model, other.variant) == (row.table, model, claim.against)
+        and (not claim.against_alpha or other.alpha in claim.against_alpha)
+    }
+    return list(rows.values())
 
 
 def beyond_margin(claim: Claim) -> tuple[int, int]:
     """How many of a claim's cells the paper itself prints below -margin, and of how many."""
-    printed = [printed_difference(claim, row, dataset) for row, dataset in _cells(claim)]
-    known = [float(value) for value in printed if value is not None]
+    known = [float(pair.printed) for pair in pairs(claim) if pair.printed is not None]
     return sum(value < -claim.margin for value in known), len(known)
 
 
-def _compare(
-    claim: Claim,
-    what: str,
-    these: pd.DataFrame,
-    those: pd.DataFrame,
-    printed: Decimal | None = None,
-) -> Finding:
-    """One difference of mean accuracies, in points, of runs from `Results.accuracies`."""
-    ours, theirs = these.accuracy, those.accuracy
-    runs = tuple(these.run_id), tuple(those.run_id)
-    n, least = f"{len(ours)} vs {len(theirs)}", min(len(ours), len(theirs))
+def _accuracy(claim: Claim, evidence: Evidence) -> Judgement:
+    """Tests `below`, `above`, `keeps` and `every_cell`, cell by cell and together."""
+    findings = [_compare(claim, pair, evidence) for pair in pairs(claim)]
+    deciding = [i for i, finding in enumerate(findings) if _decides(finding)]
+    differences = [findings[i].difference for i in deciding]
+    p_values = [_p_values(claim, each) for each in differences]
+    supporting, against = (holm([pair[side] for pair in p_values]) for side in (0, 1))
+    for i, *corrected in zip(deciding, supporting, against, strict=True):
+        verdict = _verdict(claim, *corrected)
+        why = "" if verdict in DECIDED else _limit(claim)
+        findings[i] = replace(findings[i], verdict=verdict, why=why)
+    return Judgement(claim, findings, _together(claim, findings, differences))
+
+
+def _limit(claim: Claim) -> str:
+    """Why a claim with enough seeds is undecided."""
+    if claim.test in ("below", "above"):
+        return "the interval includes 0"
+    return "the interval includes the margin"
+
+
+def _decides(finding: Finding) -> bool:
+    """Whether there are enough seeds, and they differ."""
+    enough = finding.difference is not None and finding.why == ""
+    return enough and finding.difference.known
+
+
+def _p_values(claim: Claim, found: Difference) -> tuple[float, float]:
+    """One-sided p values of what supports a claim, and of what contradicts it."""
+    if claim.test == "below":
+        return found.p_below(), found.p_above()
+    if claim.test == "above":
+        return found.p_above(), found.p_below()
+    return found.p_above(-claim.margin), found.p_below(-claim.margin)
+
+
+def _verdict(claim: Claim, supporting: float, against: float) -> str:
+    """The verdict that goes with the p values."""
+    enough = NOT_INFERIOR if claim.test in ("keeps", "every_cell") else ONE_SIDED
+    if supporting < enough:
+        return "supported"
+    return "contradicted" if against < ONE_SIDED else "undecided"
+
+
+def _together(
+    claim: Claim, findings: Sequence[Finding], differences: Sequence[Difference]
+) -> Finding | None:
+    """What the cells say together; None where each speaks for itself."""
+    ran = [finding for finding in findings if finding.difference is not None]
+    if claim.test == "every_cell" and ran:
+        worst = min(ran, key=lambda finding: finding.difference.value)
+        verdicts = [finding.verdict for finding in findings]
+        verdict = "undecided"
+        if "contradicted" in verdicts:
+            verdict = "contradicted"
+        elif set(verdicts) == {"supported"}:
+            verdict = "supported"
+        why = f"worst of {len(ran)}: {worst.what}"
+        return Finding("the worst cell", verdict, worst.estimate, worst.n, why)
+    if len(differences) < ENOUGH:
+        return None
+    mean = random_effects(differences)
+    verdict = _verdict(claim, *_p_values(claim, mean.difference))
+    spread = f"{mean.tau:.2f} between cells, p {mean.heterogeneity:.2g} that they are equal"
+    why = f"mean of {len(differences)} cells {mean.difference}; {spread}"
+    return Finding("mean of the cells", verdict, str(mean.difference), "", why)
+
+
+def _compare(claim: Claim, pair: Pair, evidence: Evidence) -> Finding:
+    """One difference of mean accuracies; its verdict is left open where there are enough seeds."""
+    found = {
+        metric: [evidence.results.accuracies(cell, metric) for cell in (pair.ours, pair.theirs)]
+        for metric in METRICS
+    }
+    ours, theirs = found["settled"]
     if ours.empty:
-        return Finding(what, "not run")
+        return Finding(pair.what, "not run")
+    n = f"{len(ours)} vs {len(theirs)}"
     if theirs.empty:
-        return Finding(what, "undecided", n=n, why="what it is compared with has not run")
-    said = "" if printed is None else f"{printed:+}"
-    shared = (ours - theirs).dropna()
-    of_pairs = str(paired(shared, LEVEL)) if len(shared) > 1 else ""
-    if least < 2:
-        estimate = f"{statistics.fmean(ours) - statistics.fmean(theirs):+.2f}"
-        return Finding(what, "undecided", estimate, n, f"n < {ENOUGH}", of_pairs, said, runs)
-    interval = welch(ours, theirs, LEVEL)
+        return Finding(pair.what, "undecided", n=n, why="what it is compared with has not run")
+    noises = {metric: evidence.noise(pair.ours, metric) for metric in METRICS}
+    differences = {
+        metric: difference(*(runs.accuracy for runs in both), noises[metric])
+        for metric, both in found.items()
+    }
+    settled = differences.pop("settled")
+    few = min(len(ours), len(theirs)) < ENOUGH
+    why = f"n < {ENOUGH}" if few else "" if settled.known else "the seeds do not differ"
+    return Finding(
+        pair.what,
+        "undecided",
+        str(settled),
+        n,
+        why,
+        settled,
+        {metric: str(each) for metric, each in differences.items()},
+        _printed(pair, differences["best"], noises["best"]),
+        _needs(claim, pair, noises["settled"]),
+        noise_text(settled, noises["settled"]),
+        (tuple(ours.run_id), tuple(theirs.run_id)),
+    )
+
+
+def noise_text(found: Difference, noise: Noise | None) -> str:
+    """Where an interval is from."""
+    if noise is None or not found.known:
+        return ""
+    if found.method == "Welch":
+        return f"Welch, {found.freedom:.1f} df (Bartlett p {noise.bartlett:.2g})"
+    borrowed = f" of recipe={noise.recipe}" if noise.recipe else ""
+    return f"{noise.sigma:.2f} ({noise.freedom} df{borrowed})"
+
+
+def _printed(pair: Pair, best: Difference, noise: Noise | None) -> str:
+    """The paper's difference, and whether ours predicts it."""
+    if pair.printed is None:
+        return ""
+    said = f"{pair.printed:+}"
+    if noise is None or not best.known:
+        return said
+    low, high = prediction(best, noise)
+    where = "in" if low <= pair.printed <= high else "outside"
+    return f"{said} ({where} [{low:+.2f}, {high:+.2f}])"
+
+
+def _needs(claim: Claim, pair: Pair, noise: Noise | None) -> int | None:
+    """Seeds a side that would find the printed difference, if it is of the claimed sign."""
+    signs = {"below": -1, "above": 1}
+    if claim.test not in signs or noise is None or not pair.printed or not noise.sigma:
+        return None
+    if pair.printed * signs[claim.test] < 0:
+        return None
+    return seeds_needed(float(pair.printed), noise.sigma)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A model's variants on a dataset: their noise, and whether the paper's accuracies are ours.
+
+    Attributes:
+        name: of the model and the dataset.
+        runs: how many.
+        noise: by metric; None if no variant has two seeds.
+        agreement: of the best epoch, as the paper prints it; None for a single variant.
+    """
+
+    name: str
+    runs: int
+    noise: dict[str, Noise | None]
+    agreement: Agreement | None
+
+
+def groups(evidence: Evidence) -> Iterator[Group]:
+    """Each model and dataset that has runs, in the order of the tables."""
+    ran = evidence.results.cells()
+    for key in dict.fromkeys((_family(cell.model), cell.dataset) for cell in all_cells()):
+        cells = [cell for cell in ran if (_family(cell.model), cell.dataset) == key]
+        if not cells:
+            continue
+        noise = {metric: evidence.noise(cells[0], metric) for metric in METRICS}
+        paper = [_paper(cell) for cell in cells]
+        best = [evidence.results.accuracies(cell, "best").accuracy.tolist() for cell in cells]
+        agrees = agreement(best, paper, noise["best"]) if noise["best"] else None
+        name = f"{MODELS[key[0]]} on {DATASETS[key[1]]}"
+        yield Group(name, sum(map(len, best)), noise, agrees)
+
+
+def _paper(cell: Cell) -> float:
+    """The paper's accuracy of a cell, absolute."""
+    return next(
+        float(absolute(row, cell.dataset))
+        for row in paper_rows()
+        if cell.dataset in row.accuracies and row.cell(cell.dataset) == cell
+    )
+
+
+def _filters(claim: Claim, evidence: Evidence) -> Judgement:
+    """A finding for each layer whose filters the runs of a row have left."""
+    statistic, findings = FILTERS[claim.filters], []
+    for row in claim.rows():
+        ids = [r["run_id"] for r in evidence.results.records(row.cell("cifar10")).values()]
+        left = {i: if_readable(read_layers, evidence.results.folder, i) for i in ids}
+        by_layer: dict[str, dict[str, Layer]] = {}
+        first = next((layers[0].name for layers in left.values() if layers), None)
+        for run_id, layers in left.items():
+            for layer in layers or []:
+                if claim.layers in ("", "first" if layer.name == first else "other"):
+                    by_layer.setdefault(layer.name, {})[run_id] = layer
+        if not by_layer:
+            findings.append(Finding(f"{row.name} on CIFAR-10", "not run"))
+        for name, found in by_layer.items():
+            findings.append(_layer(claim, row, name, found, statistic, len(ids)))
+    return Judgement(claim, findings)
+
+
+def _layer(
+    claim: Claim,
+    row: PaperRow,
+    name: str,
+    found: dict[str, Layer],
+    statistic: FilterStatistic,
+    runs: int,
+) -> Finding:
+    """What one layer of the runs says."""
+    size, values = filter_size(*row.network, name), []
+    for run_id, layer in found.items():
+        if layer.primary < 2 or np.isnan(layer.correlations).any():
+            raise UserError(f"{run_id}: the correlations of {name} cannot be judged")
+        values.append(statistic(layer, size))
+    mean = mean_difference([value for value, _ in values])
+    low, high = mean.interval()
     verdict, why = "undecided", f"n < {ENOUGH}"
-    if least >= ENOUGH:
-        verdict, why = _decide(claim, ours, theirs)
-        if printed is not None and not interval.low <= printed <= interval.high:
-            said += " (outside)"
-    return Finding(what, verdict, str(interval), n, why, of_pairs, said, runs)
+    if len(values) >= ENOUGH:
+        inside = _between(low, claim) and _between(high, claim)
+        outside = high < claim.between[0] or low > claim.between[1]
+        verdict = "supported" if inside else "contradicted" if outside else "undecided"
+        why = "" if verdict in DECIDED else "the interval includes the limit"
+    interval = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
+    return Finding(
+        f"{row.name}, {name}",
+        verdict,
+        f"{mean.value:.3f}{interval}: {values[0][1]}" + (" (first seed)" * (len(values) > 1)),
+        f"{len(values)} of {runs}",
+        why,
+        runs=(tuple(found), ()),
+    )
 
 
-def _decide(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
-    """A verdict and, if it is undecided, why."""
-    interval = welch(ours, theirs, LEVEL)
-    if interval.low == interval.high:
-        return "undecided", NO_SPREAD
-    if claim.test == "equivalent":
-        inner = welch(ours, theirs, 2 * LEVEL - 1)  # the two one-sided tests, as an interval
-        if -claim.margin < inner.low and inner.high < claim.margin:
-            return "supported", ""
-        if interval.low > claim.margin:
-            return "supported", "better"
-        if interval.high < -claim.margin:
-            return "contradicted", ""
-        return "undecided", "the interval includes a margin"
-    above, below = interval.low > 0, interval.high < 0
-    if not (above or below):
-        return "undecided", "the interval includes 0"
-    return "supported" if above == (claim.test == "above") else "contradicted", ""
+FilterStatistic = Callable[[Layer, int], tuple[float, str]]
+"""Of a layer and the number of values in a filter: the number that is judged, and what it is of."""
 
 
-def _best_alpha(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """Each alpha of Table 2 against 0.5, with Holm's correction over all of them."""
-    by_alpha = {row.alpha: results.accuracies(row.cell("cifar10"), metric) for row in claim.rows()}
-    half = by_alpha.pop(0.5)
-    decided = {a for a, v in by_alpha.items() if min(len(v), len(half)) >= ENOUGH}
-
-    def adjusted(p_value: Callable[[pd.Series], float]) -> dict[float | None, float]:
-        p_values = [p_value(v.accuracy) if a in decided else 1.0 for a, v in by_alpha.items()]
-        return dict(zip(by_alpha, holm(p_values), strict=True))
-
-    worse = adjusted(lambda values: p_below(values, half.accuracy))
-    better = adjusted(lambda values: p_below(half.accuracy, values))
-    found = []
-    for alpha, runs in by_alpha.items():
-        finding = _compare(claim, f"alpha = {alpha:g} against 0.5", runs, half)
-        if alpha in decided and finding.why != NO_SPREAD:
-            wins, loses = worse[alpha] < ERROR, better[alpha] < ERROR
-            verdict = "supported" if wins else "contradicted" if loses else "undecided"
-            why = "" if wins or loses else "no significant difference"
-            finding = replace(finding, verdict=verdict, why=why)
-        found.append(finding)
-    return found
+def mean_correlation(matrix: np.ndarray) -> float:
+    """The mean of the absolute values off the diagonal."""
+    return float(np.abs(matrix[~np.eye(len(matrix), dtype=bool)]).mean())
 
 
-def _count(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """A statistic of a count over the rows; no run is needed."""
-    values = {row.name: COUNTS[claim.count](row) for row in claim.rows()}
-    statistic = {"mean": statistics.fmean, "min": min, "max": max}[claim.statistic]
-    value = statistic(values.values())
-    verdict = "supported" if _between(value, claim) else "contradicted"
-    return [
-        Finding(f"{claim.statistic} over {', '.join(values)}", verdict, f"{value:.4g} by count")
-    ]
+def random_correlation(size: int) -> float:
+    """The mean |cosine| of two random vectors with independent normal entries."""
+    return math.exp(gammaln(size / 2) - gammaln((size + 1) / 2)) / math.sqrt(math.pi)
 
 
-def _against_conv(row: PaperRow, count: Callable[[PaperRow], float]) -> float:
-    """A count of a row, relative to its plain network, minus 1."""
-    plain = next(r for r in paper_rows() if (r.model, r.variant) == (row.model, "Conv"))
-    return count(row) / count(plain) - 1
+def combined_correlation(primary: np.ndarray, secondary: int) -> float:
+    """The mean |cosine| of random combinations, with independent normal coefficients.
+
+    Args:
+        primary: (P, P), the cosines of the filters that are combined.
+        secondary: number of combinations.
+    """
+    random, means = np.random.default_rng(DRAWS_SEED), []
+    for _ in range(DRAWS):
+        coefficients = random.normal(size=(secondary, len(primary)))
+        products = coefficients @ primary @ coefficients.T
+        norms = np.sqrt(products.diagonal())
+        means.append(mean_correlation(products / np.outer(norms, norms)))
+    return fmean(means)
 
 
-COUNTS: dict[str, Callable[[PaperRow], float]] = {
-    "params_reduction": lambda row: -_against_conv(row, lambda r: counts(*r.network).params),
-    "flops_increase": lambda row: _against_conv(row, lambda r: counts(*r.network).flops),
-    "inference_increase": lambda row: abs(
-        _against_conv(row, lambda r: inference_flops(*r.network))
-    ),
-    "cumulative_params": lambda row: (
-        1 + counts(*row.network).params / counts(row.baseline, "Conv").params
-    ),
+def _all_over_random(layer: Layer, size: int) -> tuple[float, str]:
+    ours, random = mean_correlation(layer.correlations), random_correlation(size)
+    return ours - random, f"{ours:.3f} of the filters, {random:.3f} of random ones"
+
+
+def _halves_apart(layer: Layer, size: int) -> tuple[float, str]:
+    half = len(layer.correlations) // 2
+    first = mean_correlation(layer.correlations[:half, :half])
+    second = mean_correlation(layer.correlations[half:, half:])
+    return 2 * (first - second) / (first + second), f"{first:.3f} and {second:.3f}"
+
+
+def _secondary_over_random(layer: Layer, size: int) -> tuple[float, str]:
+    primary = layer.correlations[: layer.primary, : layer.primary]
+    rest = layer.correlations[layer.primary :, layer.primary :]
+    ours, random = mean_correlation(rest), combined_correlation(primary, len(rest))
+    return ours - random, (
+        f"{ours:.3f} of secondary filters, {random:.3f} of random combinations, "
+        f"{mean_correlation(primary):.3f} of primary filters"
+    )
+
+
+def _primary(layer: Layer, size: int, bounded: bool = False) -> tuple[float, str]:
+    matrix, random = layer.correlations[: layer.primary, : layer.primary], random_correlation(size)
+    ours = mean_correlation(matrix)
+    bound = correlation_loss_bound(layer.primary, size) / (layer.primary * (layer.primary - 1))
+    return (ours - bound * bounded) / random, (
+        f"{ours:.4f} of {layer.primary} filters in {size} dimensions, {bound:.4f} at least, "
+        f"{random:.3f} of random ones"
+    )
+
+
+def _primary_over_bound(layer: Layer, size: int) -> tuple[float, str]:
+    return _primary(layer, size, bounded=True)
+
+
+FILTERS: dict[str, FilterStatistic] = {
+    "all_over_random": _all_over_random,
+    "halves_apart": _halves_apart,
+    "secondary_over_random": _secondary_over_random,
+    "primary": _primary,
+    "primary_over_bound": _primary_over_bound,
 }
-"""By the name in configs/claims.yaml; those relative to the plain network are fractions."""
+"""By the name in configs/claims.yaml; of mean |cosines| between filters."""
 
 
-def _speed(claim: Claim, results: Results, metric: str) -> list[Finding]:
+def _count(claim: Claim, evidence: Evidence) -> Judgement:
+    """A statistic of a count over the networks; no run is needed."""
+    networks = claim.networks()
+    counted = {name: COUNTS[claim.count](network) for name, network in networks.items()}
+    values = {name: value for name, value in counted.items() if not math.isnan(value)}
+    value = STATISTICS[claim.statistic](values, networks)
+    verdict = "supported" if _between(value, claim) else "contradicted"
+    what = f"{claim.statistic} over {', '.join(values)}"
+    return Judgement(claim, [Finding(what, verdict, f"{value:.4g} by count")])
+
+
+STATISTICS: dict[str, Callable[[dict[str, float], dict[str, Network]], float]] = {
+    "mean": lambda values, networks: fmean(values.values()),
+    "min": lambda values, networks: min(values.values()),
+    "max": lambda values, networks: max(values.values()),
+    "argmin": lambda values, networks: networks[min(values, key=values.__getitem__)][2],
+    "argmax": lambda values, networks: networks[max(values, key=values.__getitem__)][2],
+}
+"""By the name in configs/claims.yaml; argmin and argmax are alphas."""
+
+
+def _against_conv(network: Network, count: Callable[[Network], float]) -> float:
+    """A count of a network, relative to the plain one that the paper compares it with, minus 1."""
+    return count(network) / count((_family(network[0]), "Conv", None)) - 1
+
+
+def _cumulated(network: Network, count: Callable[[Network], float]) -> float:
+    """A count of a network and its trained baseline, relative to the baseline."""
+    return 1 + count(network) / count((architecture(network[0]).baseline, "Conv", None))
+
+
+def _params(network: Network) -> float:
+    return counts(*network).params
+
+
+def _flops(network: Network) -> float:
+    return counts(*network).flops
+
+
+COUNTS: dict[str, Callable[[Network], float]] = {
+    "params": _params,
+    "flops": _flops,
+    "params_reduction": lambda network: -_against_conv(network, _params),
+    "flops_increase": lambda network: _against_conv(network, _flops),
+    "inference_increase": lambda network: abs(
+        _against_conv(network, lambda each: inference_flops(*each))
+    ),
+    "cumulative_params": lambda network: _cumulated(network, _params),
+    "cumulative_flops": lambda network: _cumulated(network, _flops),
+    "reducing_1x1": lambda network: reducing_1x1(*network),
+}
+"""By the name in configs/claims.yaml; reductions and increases are fractions of the baseline."""
+
+
+def _speed(claim: Claim, evidence: Evidence) -> Judgement:
     """A measured ratio to Conv for each network and setting; a median over a benchmark's rounds."""
-    rows = measured(results.folder, claim.column, claim.mode)
-    networks = {(row.model, row.variant) for row in claim.rows()}
+    rows = measured(evidence.results.folder, claim.column, claim.mode)
+    networks = {network[:2] for network in claim.networks().values()}
     chosen = [
         (row.model, row.variant) in networks and (is_cpu(row.device) or not claim.cpu_only)
         for row in rows.itertuples()
     ]
     rows = rows[np.array(chosen, dtype=bool)]
     if claim.statistic == "median":
-        rows = rows[rows["rounds"].astype(int) >= ENOUGH]
+        rows = rows[(rows["rounds"].astype(int) >= ENOUGH) & ~rows.superseded.astype(bool)]
     if rows.empty:
-        return [Finding("results/benchmarks", "not run")]
+        return Judgement(claim, [Finding("results/benchmarks", "not run")])
     if claim.statistic == "median":
-        ratio = statistics.median(rows.value)
-        verdict = "supported" if _between(ratio, claim) else "contradicted"
-        low, high = min(rows.value), max(rows.value)
-        estimate = f"x{ratio:.2f} (x{low:.2f} to x{high:.2f})"
-        return [Finding(f"median of {len(rows)} measurements", verdict, estimate)]
-    found = []
-    for row in rows.itertuples():
-        what = f"{MODELS[row.model]}-{row.variant}, {row.device}, {row.precision}"
-        estimate, why = f"x{row.value:.2f}, {row.rounds} rounds", ""
-        margin = claim.cpu_margin if is_cpu(row.device) and claim.cpu_margin else claim.margin
-        if int(row.rounds) < ENOUGH:
-            why = f"fewer than {ENOUGH} rounds"
-        elif abs(row.value - 1) <= margin:
-            why = f"within {margin:.0%} of Conv"
-        verdict = "undecided" if why else "supported" if row.value > 1 else "contradicted"
-        found.append(Finding(what, verdict, estimate, why=why))
-    return found
+        return Judgement(claim, [_median(claim, rows)])
+    return Judgement(claim, [_time(claim, row) for row in rows.itertuples()])
 
 
-def _layers(
-    claim: Claim, results: Results, judge_layer: Callable[[PaperRow, str, int, Matrices], Finding]
-) -> list[Finding]:
-    """A finding for each layer whose |correlations| the runs of a row have left."""
-    found = []
-    for row in claim.rows():
-        records = results.records(row.cell("cifar10")).values()
-        left = [if_readable(read_filters, results.folder, record["run_id"]) for record in records]
-        runs = [arrays for arrays in left if arrays]
-        if not runs:
-            found.append(Finding(f"{row.name} on CIFAR-10", "not run"))
-            continue
-        for i, (layer, primary) in enumerate(zip(runs[0].layers, runs[0].primary, strict=True)):
-            matrices = [np.abs(arrays.correlations[i]) for arrays in runs]
-            for arrays, matrix in zip(runs, matrices, strict=True):
-                if primary < 2 or np.isnan(matrix).any():
-                    raise UserError(
-                        f"{arrays.run_id}: the correlations of {layer} cannot be judged"
-                    )
-            finding = judge_layer(row, layer, primary, matrices)
-            ids = tuple(arrays.run_id for arrays in runs)
-            found.append(replace(finding, n=f"{len(runs)} of {len(records)}", runs=(ids, ())))
-    return found
+def _median(claim: Claim, rows: pd.DataFrame) -> Finding:
+    ratio = median(rows.value)
+    verdict = "supported" if _between(ratio, claim) else "contradicted"
+    estimate = f"x{ratio:.2f} (x{min(rows.value):.2f} to x{max(rows.value):.2f})"
+    return Finding(f"median of {len(rows)} measurements", verdict, estimate)
 
 
-def _off_diagonal(matrix: np.ndarray) -> np.ndarray:
-    return matrix[~np.eye(len(matrix), dtype=bool)]
-
-
-def _orthogonal(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """Mean |correlation| of primary filters, in every run."""
-
-    def judge_layer(row: PaperRow, layer: str, primary: int, matrices: Matrices) -> Finding:
-        pairs = np.stack([_off_diagonal(matrix[:primary, :primary]) for matrix in matrices])
-        size = filter_size(*row.network, layer)
-        bound = correlation_loss_bound(primary, size) / (primary * (primary - 1))
-        random = math.sqrt(2 / (math.pi * size))  # mean |cosine| of two random vectors
-        near = (pairs.mean(axis=1) - bound <= claim.margin * random).all()
-        return Finding(
-            f"{row.name}, {layer}: {primary} filters in {size} dimensions",
-            "supported" if near else "contradicted",
-            f"mean {pairs.mean():.4f}, largest {pairs.max():.2f} (bound {bound:.4f}, random "
-            f"{random:.4f})",
-        )
-
-    return _layers(claim, results, judge_layer)
-
-
-def _redundant(claim: Claim, results: Results, metric: str) -> list[Finding]:
-    """Mean |correlation| among secondary filters against that among primary ones, in every run."""
-
-    def judge_layer(row: PaperRow, layer: str, primary: int, matrices: Matrices) -> Finding:
-        blocks = [(m[:primary, :primary], m[primary:, primary:]) for m in matrices]
-        means = np.array([[_off_diagonal(block).mean() for block in pair] for pair in blocks])
-        larger = (means[:, 1] > means[:, 0]).all()
-        among_primary, among_secondary = means.mean(axis=0)
-        return Finding(
-            f"{row.name}, {layer}",
-            "supported" if larger else "contradicted",
-            f"secondary {among_secondary:.4f}, primary {among_primary:.4f}",
-        )
-
-    return _layers(claim, results, judge_layer)
-
-
-def _cells(claim: Claim) -> list[tuple[PaperRow, str]]:
-    """The cells that a claim is about, each once."""
-    found = {}
-    for row in claim.rows():
-        for dataset in row.accuracies:
-            found.setdefault((row.network, dataset), (row, dataset))
-    return list(found.values())
+def _time(claim: Claim, row: pd.Series) -> Finding:
+    what = f"{MODELS[row.model]}-{row.variant}, {row.device}, {row.precision}"
+    margin = claim.cpu_margin if is_cpu(row.device) and claim.cpu_margin else claim.margin
+    verdict, why = "supported" if row.value > 1 else "contradicted", ""
+    if row.superseded:
+        verdict, why = "undecided", "superseded settings"
+    elif int(row.rounds) < ENOUGH:
+        verdict, why = "undecided", f"fewer than {ENOUGH} rounds"
+    elif abs(row.value - 1) <= margin:
+        verdict, why = "undecided", f"within {margin:.0%} of Conv"
+    return Finding(what, verdict, f"x{row.value:.2f}, {row.rounds} rounds", why=why)
 
 
 def _between(value: float, claim: Claim) -> bool:
     low, high = claim.between
-    return low - 1e-9 <= value <= (high + 1e-9 if high < math.inf else high)
+    return low - 1e-9 <= value <= high + 1e-9
 
 
-JUDGES: dict[str, Callable[[Claim, Results, str], list[Finding]]] = {
+JUDGES: dict[str, Callable[[Claim, Evidence], Judgement]] = {
     "below": _accuracy,
     "above": _accuracy,
-    "equivalent": _accuracy,
-    "best_alpha": _best_alpha,
+    "keeps": _accuracy,
+    "every_cell": _accuracy,
+    "filters": _filters,
     "count": _count,
     "speed": _speed,
-    "orthogonal": _orthogonal,
-    "redundant": _redundant,
 }
+"""By the name in configs/claims.yaml."""

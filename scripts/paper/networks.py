@@ -16,12 +16,12 @@ from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError, did_you_mean
 from scripts.paper.figures.base import Figure, seeds
 from scripts.paper.figures.curves import draw_mean
-from scripts.paper.intervals import difference_text
-from scripts.paper.results import Record, runs_frame
+from scripts.paper.results import Record, runs_frame, test_accuracy
+from scripts.paper.statistics import Noise, difference, pooled_noise
 from scripts.paper.text import Grid, mean_text
 
-METRICS = {"last": "test_acc_last", "best": "test_acc_best", "val": "val_acc_best"}
-"""The key in a record by the name of the metric; "val" of runs with `recipe.val_fraction`."""
+VALIDATION = "val"
+"""The best accuracy on validation images, of runs with `recipe.val_fraction`."""
 
 ALIKE = ("variant", "regularizer", "baseline", "seed")
 """The keys of an identity in which a network may differ from the one that it is compared with."""
@@ -49,9 +49,11 @@ class Network:
         Raises:
             UserError: a record does not have it.
         """
-        if any(METRICS[metric] not in record for record in self.records):
+        if metric != VALIDATION:
+            return [test_accuracy(record, metric) for record in self.records]
+        if any("val_acc_best" not in record for record in self.records):
             raise UserError(f"{self.name} has no accuracy {metric!r}: expected another --metric")
-        return [record[METRICS[metric]] for record in self.records]
+        return [record["val_acc_best"] for record in self.records]
 
 
 def chosen(records: Sequence[Record], wanted: Sequence[str]) -> list[Record]:
@@ -115,7 +117,7 @@ def networks_grid(found: Sequence[Network], against: str, metric: str) -> Grid:
     Args:
         found: the networks.
         against: the variant that the others of its setting are compared with.
-        metric: a key of `METRICS`.
+        metric: see `Network.accuracies`.
     """
     header = ["Network", "Parameters", "MACs (M)", f"Accuracy, {metric} (%)", "Seeds"]
     header.append(f"Against {against} (points)")
@@ -130,17 +132,26 @@ def networks_grid(found: Sequence[Network], against: str, metric: str) -> Grid:
                 f"{first['macs_inference']['factored'] / 1e6:.1f}",
                 mean_text(values, spread=True),
                 ", ".join(str(record["science"]["seed"]) for record in network.records),
-                _difference(network, others, metric),
+                _difference(network, others, metric, _noise(found, network.setting, metric)),
             ]
         )
     return Grid(header, body)
 
 
-def _difference(network: Network, others: Sequence[Network], metric: str) -> str:
-    """From the one network of the others, if there is one; from two seeds on with an interval."""
+def _noise(found: Sequence[Network], setting: str, metric: str) -> Noise | None:
+    """That of a run in a setting."""
+    return pooled_noise(
+        network.accuracies(metric) for network in found if network.setting == setting
+    )
+
+
+def _difference(
+    network: Network, others: Sequence[Network], metric: str, noise: Noise | None
+) -> str:
+    """From the one network of the others, if there is one; with an interval if there is noise."""
     if len(others) != 1 or network in others:
         return ""
-    return difference_text(network.accuracies(metric), others[0].accuracies(metric))
+    return str(difference(network.accuracies(metric), others[0].accuracies(metric), noise))
 
 
 def run_lines(found: Sequence[Network]) -> list[dict[str, Any]]:

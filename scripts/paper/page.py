@@ -11,15 +11,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from configs.experiments import all_cells
+from scripts.paper.claims import read_rules
 from scripts.paper.claims_text import (
-    RULES,
-    Judged,
+    Verdicts,
     claims_grid,
     epochs_of,
     evidence_grid,
+    frozen_lines,
     heading,
     judged,
-    selected,
+    noise_grid,
 )
 from scripts.paper.comparison import CLOSE
 from scripts.paper.figures import Figure, all_figures
@@ -52,7 +53,7 @@ class Section:
     results: Results
     tables: list[Table]
     figures: list[Figure]
-    claims: Judged
+    claims: Verdicts
 
     @property
     def runs(self) -> list[Record]:
@@ -80,15 +81,14 @@ def read_sections(
     The paper's recipe always has a section: the first one, or the last one if it has no runs.
     """
     sections, unused = [], {record["run_id"]: record for record in records}
-    for recipe in recipes():
-        results = Results(folder, recipe, records)
+    by_recipe = [Results(folder, recipe, records) for recipe in recipes()]
+    for results in by_recipe:
         left = {record["run_id"] for record in results.unused}
         unused = {run_id: record for run_id, record in unused.items() if run_id in left}
-        if results.cells() or recipe == "paper":
-            found = tables(results, metric, benchmarks)
-            sections.append(
-                Section(recipe, results, found, all_figures(results, metric), judged(results))
-            )
+        if results.cells() or results.recipe == "paper":
+            found, figures = tables(results, metric, benchmarks), all_figures(results, metric)
+            verdicts = judged(results, by_recipe)
+            sections.append(Section(results.recipe, results, found, figures, verdicts))
     return sorted(sections, key=lambda section: not section.runs), list(unused.values())
 
 
@@ -118,11 +118,12 @@ def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -
         extra_notes=extra_notes,
         grid_rows=grid_rows,
         filled=filled,
-        selected=selected,
         claims_grid=claims_grid,
         evidence_grid=evidence_grid,
+        noise_grid=noise_grid,
         heading=heading,
-        rules=RULES,
+        rules=read_rules().rules,
+        frozen=frozen_lines(),
         comparisons_grid=comparisons_grid,
         mcnemar_note=NOTE,
         image=image,

@@ -41,6 +41,7 @@ MODELS = Names(
         "squeezenet": "SqueezeNet",
         "vgg11_octconv": "VGG11-OctConv",
         "vgg11_basis": "VGG11-Basis",
+        "efficientnet": "EfficientNet",
     }
 )
 """The paper's names for datasets and models."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +28,31 @@ Seeds = Mapping[int, Record]
 RESULTS = CONFIG_DIR.parent / "results"
 """The repository's own results."""
 
-METRICS = {"best": "test_acc_best", "last": "test_acc_last"}
-"""The key in a record by the name of the metric."""
+METRICS = ("settled", "last", "best")
+"""Accuracies of a run; see `test_accuracy`."""
+
+SETTLED = 5
+"""The settled accuracy is that of the last fifth of the epochs."""
 
 LISTED = 8
 """How many records a note lists by name."""
 
 CURVE = {"epoch", "test_acc", "train_acc", "correlation_loss"}
 """The keys that are read from each epoch of a curve."""
+
+
+def test_accuracy(record: Record, metric: str) -> float:
+    """A test accuracy of a run in percent.
+
+    Args:
+        record: see `read_checked`.
+        metric: "settled", the mean over the last fifth of the epochs, at least one; "last", that
+            of the last epoch; "best", the largest over the epochs, selected on test images.
+    """
+    if metric != "settled":
+        return float(record[f"test_acc_{metric}"])
+    values = [entry["test_acc"] for entry in record["curve"]]
+    return statistics.fmean(values[-max(1, len(values) // SETTLED) :])
 
 
 def recipes() -> list[str]:
@@ -123,7 +141,7 @@ def _problems(record: Record) -> list[str]:
     if not starts or (isinstance(starts, list) and not all(map(_is_start, starts))):
         wrong.append("provenance")
     validated = _has_validation(record.get("science"))
-    accuracies = [*METRICS.values(), *["val_acc_last"] * validated]
+    accuracies = ["test_acc_best", "test_acc_last", *["val_acc_last"] * validated]
     wrong += [key for key in accuracies if not _is_number(record.get(key))]
     names = CURVE | ({"val_acc"} if validated else set())
     curve = record.get("curve")
@@ -190,9 +208,9 @@ def runs_frame(records: Iterable[Record]) -> pd.DataFrame:
         batch_size, optimizer, lr, momentum, weight_decay, schedule, label_smoothing,
         val_fraction`, `strength` and `every` of the correlation loss,
         `limit_train, limit_test, precision, seed`; empty where it does not apply), accuracies in
-        percent, counts for one image, `seconds` (including evaluation), and of the process that
-        finished it `device, threads, torch, commit, started`. A record that lacks one of these is
-        left out, with a warning.
+        percent (`settled`: see `test_accuracy`), counts for one image, `seconds` (including
+        evaluation), and of the process that finished it `device, threads, torch, commit, started`.
+        A record that lacks one of these is left out, with a warning.
     """
     rows = []
     for record in records:
@@ -210,7 +228,7 @@ FRAME = (
     *("run_id", "dataset", "model", "variant", "alpha", "rank", "init", "recipe", "differs"),
     *("epochs", "batch_size", "optimizer", "lr", *RECIPE, "val_fraction", "strength", "every"),
     *("limit_train", "limit_test", "precision", "seed", "test_acc_best", "test_acc_last"),
-    *("best_epoch", "params", "macs_train_generate", "macs_train_factored"),
+    *("settled", "best_epoch", "params", "macs_train_generate", "macs_train_factored"),
     *("macs_inference_fused", "macs_inference_factored", "flops_paper_convention"),
     *("seconds", "device", "threads", "torch", "commit", "started"),
 )
@@ -250,6 +268,7 @@ def _frame_row(record: Record) -> dict[str, Any]:
         "precision": identity["precision"],
         "seed": identity["seed"],
         **accuracies,
+        "settled": test_accuracy(record, "settled"),
         "best_epoch": record["best_epoch"],
         "params": record["params"],
         **macs,
@@ -316,7 +335,7 @@ class Results:
         return pd.DataFrame(
             {
                 "run_id": [record["run_id"] for record in found.values()],
-                "accuracy": [float(record[METRICS[metric]]) for record in found.values()],
+                "accuracy": [test_accuracy(record, metric) for record in found.values()],
             },
             index=pd.Index(found, name="seed", dtype="int64"),
         )

@@ -115,7 +115,8 @@ def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
         mode: "usual" or "fast".
 
     Returns:
-        Columns `model, variant, device, precision, rounds, value`; a row for each that is known.
+        Columns `model, variant, device, precision, rounds, value, superseded`; a row for each that
+        is known. Superseded are those measured with settings that are no longer the default.
     """
     columns = ["model", "variant", "device", "precision"]
     paths = sorted((folder / "benchmarks").glob("*.csv"))
@@ -123,10 +124,12 @@ def measured(folder: Path, column: str, mode: str) -> pd.DataFrame:
         frame for frame in map(_read, paths) if {*columns, "rounds", "mode", column} <= set(frame)
     ]
     if not known:
-        return pd.DataFrame(columns=[*columns, "rounds", "value"])
+        return pd.DataFrame(columns=[*columns, "rounds", "value", "superseded"])
     rows = pd.concat(known, ignore_index=True)
     if "date" in rows:
         rows = rows.sort_values("date", kind="stable", na_position="first")
     rows = _of_one_day(rows[rows["mode"] == mode].drop_duplicates(columns, keep="last"))
-    rows = rows.assign(value=pd.to_numeric(rows[column], errors="coerce"))
-    return rows.dropna(subset="value")[[*columns, "rounds", "value"]]
+    value = pd.to_numeric(rows[column], errors="coerce")
+    old = rows.get("cudnn_heuristics", pd.Series(index=rows.index, dtype=str)) == "A"
+    rows = rows.assign(value=value, superseded=old)
+    return rows.dropna(subset="value")[[*columns, "rounds", "value", "superseded"]]

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from configs import compose
 from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
-from scripts.paper.intervals import difference_text
 from scripts.paper.printed import MODELS
-from scripts.paper.results import METRICS, Record, records_of, trained_on
+from scripts.paper.results import METRICS, Record, records_of, test_accuracy, trained_on
+from scripts.paper.statistics import difference, pooled_noise
 from scripts.paper.text import Grid, mean_text
 
 SETTING = ("model=base", "dataset=cifar10", "recipe=short")
@@ -115,21 +115,26 @@ def outcomes_grid(found: Sequence[Outcome], metric: str) -> Grid:
     body = []
     for outcome in found:
         runs, plain, conv, plain_conv = (
-            [record[METRICS[metric]] for record in records]
+            [test_accuracy(record, metric) for record in records]
             for records in (outcome.runs, outcome.plain, outcome.conv, outcome.plain_conv)
         )
-        against = [difference_text(runs, conv), difference_text(plain, plain_conv)]
+        noise = pooled_noise([runs, plain, conv, plain_conv])
+        against = [_text(runs, conv, noise), _text(plain, plain_conv, noise)]
         body.append(
             [
                 outcome.study.name,
                 f"{MODELS['base']}-{outcome.variant}",
                 mean_text(runs),
                 mean_text(plain),
-                difference_text(runs, plain),
+                _text(runs, plain, noise),
                 *(against if outcome.variant != "Conv" else ["", ""]),
             ]
         )
     return Grid(header, body)
+
+
+def _text(ours, theirs, noise) -> str:
+    return str(difference(ours, theirs, noise)) if ours and theirs else ""
 
 
 def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -139,7 +144,7 @@ def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
             "study": outcome.study.name,
             "variant": outcome.variant,
             "seed": record["science"]["seed"],
-            **{key: record[key] for key in METRICS.values()},
+            **{metric: test_accuracy(record, metric) for metric in METRICS},
             "run_id": record["run_id"],
             **trained_on(record),
         }

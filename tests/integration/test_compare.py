@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from configs.experiments import Cell
-from scripts.paper.intervals import welch
+from scripts.paper.statistics import difference, pooled_noise
 from tests.records import add_runs
 
 OURS, PLAIN = [(86, 85), (88, 86), (87, 84)], [(87, 88), (88, 89), (89, 90)]
@@ -21,6 +21,11 @@ def results(tmp_path):
     return tmp_path
 
 
+def against(ours, theirs) -> str:
+    """The text of a difference; these two are all networks of their setting."""
+    return str(difference(ours, theirs, pooled_noise([ours, theirs])))
+
+
 def rows(out: str) -> dict[str, list[str]]:
     cells = [line.strip("| ").split(" | ") for line in out.splitlines()[2:]]
     return {name: values for name, *values in cells}
@@ -30,14 +35,14 @@ def test_networks_with_their_spread_and_difference(script, results):
     found = script("compare", "--results-dir", results)
     assert found.code == 0, found.err
     table = rows(found.out)
-    interval = str(welch([85, 86, 84], [88, 89, 90]))
+    interval = against([85, 86, 84], [88, 89, 90])
     ours, plain = table["cifar10-base-Lr"], table["cifar10-base-Conv"]
     assert ours == ["1", "0.0", "85.00 ± 1.00 (n=3)", "0, 1, 2", interval]
     assert plain[2:4] == ["89.00 ± 1.00 (n=3)", "0, 1, 2"]
     assert table["cifar10-base-Conv-short"][2] == "50.00 (n=1)"  # another setting
     assert table["cifar10-vgg11-L"][2] == "70.00 (n=1)"  # without a Conv of its own
     best = script("compare", "--results-dir", results, "--metric", "best", "--against", "Lr")
-    assert rows(best.out)["cifar10-base-Conv"][-1] == str(welch([87, 88, 89], [86, 88, 87]))
+    assert rows(best.out)["cifar10-base-Conv"][-1] == against([87, 88, 89], [86, 88, 87])
 
 
 def test_one_seed_has_a_difference_without_an_interval(script, results):
@@ -82,5 +87,5 @@ def test_several_folders_and_damaged_records(script, results, tmp_path):
     both = ("compare", "--results-dir", results, "--results-dir", more)
     found = script(*both)
     assert found.code == 0 and "damaged.json" in found.err
-    assert rows(found.out)["cifar10-base-r"][2:] == ["80.00 (n=1)", "0", "-9.00"]
+    assert rows(found.out)["cifar10-base-r"][2:] == ["80.00 (n=1)", "0", "-9.00 [-12.21, -5.79]"]
     assert script(*both, "--strict").code == 1

@@ -31,7 +31,7 @@ def test_networks_are_compared_with_their_baseline_seed_by_seed(tmp_path):
     assert found.points == pytest.approx(-25)
     assert found.p_value == pytest.approx(2 * binom.cdf(1, 7, 0.5))
     (row,) = comparisons_grid(Results(tmp_path, "paper")).body
-    assert row[-2:] == ["-25.00", "0.12"]
+    assert row[-3:] == ["-25.00", "11.99", "0.12"]  # sqrt((7 / 20 - 0.25**2) / 20)
 
 
 def test_equal_networks_do_not_differ():
