@@ -103,6 +103,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "recipe.lr_decay_every": recipe.lr_decay_every,
         "recipe.lr_decay_factor": recipe.lr_decay_factor,
         "regularizer.every": regularizer.every,
+        "regularizer.until": regularizer.until,
         "runtime.eval_batch_size": config.runtime.eval_batch_size,
         "runtime.threads": config.runtime.threads,
         "max_minutes": config.max_minutes,
@@ -126,6 +127,10 @@ def _check_numbers(config: TrainConfig) -> None:
     _require(
         recipe.weight_decay >= 0 and math.isfinite(recipe.weight_decay),
         f"recipe.weight_decay must be at least 0, got {recipe.weight_decay}",
+    )
+    _require(
+        regularizer.until is None or regularizer.until < recipe.epochs,
+        f"regularizer.until must be below recipe.epochs={recipe.epochs}, got {regularizer.until}",
     )
     _require(config.seed >= 0, f"seed must be at least 0, got {config.seed}")
     _require(
@@ -217,7 +222,6 @@ def _check_choices(config: TrainConfig) -> None:
     _require_choice("logger", config.logger, LOGGERS)
     _require_choice("recipe.optimizer", config.recipe.optimizer, OPTIMIZERS)
     _require_choice("recipe.schedule", config.recipe.schedule, SCHEDULES)
-    _require_choice("variant.widths", config.variant.widths, ("model", "matched"))
     check_device(config.device)
 
 
@@ -277,9 +281,14 @@ def _check_schedule(recipe: RecipeConfig) -> None:
 
 def _check_variant(config: TrainConfig) -> None:
     variant = config.variant
+    _check_widths(variant.widths)
     _require(
-        not (variant.linear and variant.widths == "matched"),
+        not ((variant.linear or variant.pair) and variant.widths == "matched"),
         f"variant.widths=matched is only valid for variant=e, got variant={variant.name}",
+    )
+    _require(
+        not (variant.pair and (variant.linear or variant.regularized)),
+        f"variant.pair=true is only valid for variant=pair, got variant={variant.name}",
     )
     ranked = [name for name in group_names("variant") if group_file("variant", name).get("rank")]
     if variant.name in ranked:
@@ -312,7 +321,21 @@ def _check_variant(config: TrainConfig) -> None:
             regularized=variant.regularized,
             alpha=config.alpha,
             widths=variant.widths,
+            pair=variant.pair,
         ),
+    )
+
+
+def _check_widths(widths: str) -> None:
+    """One of the rules, or a factor in its shortest form, since a run is named by it."""
+    try:
+        factor = Variant(widths=widths).width_factor
+    except ValueError:
+        factor = -1.0
+    _require(
+        widths in ("model", "matched")
+        or (factor > 0 and math.isfinite(factor) and widths == f"x{factor:g}" != "x1"),
+        f"variant.widths must be model, matched or a factor such as x0.5, got {widths}",
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from configs.schema import RecipeConfig, TrainConfig
+from configs.schema import RecipeConfig, RegularizerConfig, TrainConfig, VariantConfig
 from linearconv.engine.digests import value_sha256
+from models import Variant
 
 SCIENCE_VERSION = 1
 """Bumped when shared code changes what runs compute, which invalidates all older records."""
 
 ADDED_LATER = (
+    "pair",
+    "until",
     "momentum",
     "nesterov",
     "weight_decay",
@@ -20,8 +23,8 @@ ADDED_LATER = (
     "lr_milestones",
     "label_smoothing",
 )
-"""Keys of the recipe that an identity has only where they are not the default, so that the records
-that were written before there were such keys keep their identity, and with it their cells."""
+"""Keys that an identity has only where they are not the default, so that the records that were
+written before there were such keys keep their identity, and with it their cells."""
 
 Identity = dict[str, Any]
 """What a run computes, as plain values; stored in records under the key `science`."""
@@ -46,7 +49,7 @@ def identify(
             end counts; the words before it may change (`linearconv.engine.run.name_in_use`).
     """
     dataset, variant = config.dataset, config.variant
-    uses_alpha = variant.linear or variant.widths == "matched"
+    uses_alpha = Variant(variant.linear, pair=variant.pair, widths=variant.widths).uses_alpha
     return {
         "science_version": SCIENCE_VERSION,
         "dataset": {
@@ -66,8 +69,9 @@ def identify(
             "rank": variant.rank,
             "init": variant.init,
             "widths": variant.widths,
+            **_added(variant, VariantConfig()),
         },
-        "regularizer": asdict(config.regularizer) if variant.regularized else None,
+        "regularizer": _regularizer(config.regularizer) if variant.regularized else None,
         "recipe": resolved(asdict(config.recipe), asdict(config.model), linear=variant.linear)
         | {
             "augmentation": asdict(dataset.augmentation),
@@ -77,6 +81,17 @@ def identify(
         "seed": config.seed,
         "baseline": baseline and baseline.rpartition("-")[2],
     }
+
+
+def _regularizer(config: RegularizerConfig) -> dict[str, Any]:
+    kept = {key: value for key, value in asdict(config).items() if key not in ADDED_LATER}
+    return kept | _added(config, RegularizerConfig())
+
+
+def _added(config: Any, default: Any) -> dict[str, Any]:
+    """The values of `ADDED_LATER` that are not the default."""
+    values, usual = asdict(config), asdict(default)
+    return {k: v for k, v in values.items() if k in ADDED_LATER and v != usual[k]}
 
 
 def _limit(images: int | None, size: int) -> int | None:

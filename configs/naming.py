@@ -18,6 +18,9 @@ from linearconv.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
+DEFAULTS = {"pair": False, "until": None}
+"""Of the keys of an identity's variant and loss that it has only where they are not the default."""
+
 CUSTOM = "custom"
 """The recipe of a run that differs from all presets."""
 
@@ -34,6 +37,7 @@ ABBREVIATIONS = {
     "label_smoothing": "ls",
     "val_fraction": "val",
     "strength": "lambda",
+    "widths": "",
     "centered": "pearson",
     "limit_train": "train",
     "limit_test": "test",
@@ -69,7 +73,7 @@ def variant_name(variant: dict[str, Any]) -> str:
     if variant["linear"]:
         paper = "L" + ("R" if variant["rank"] else "") + ("r" if variant["regularized"] else "")
     else:
-        letters = ("e" if variant["widths"] == "matched" else "") + "r" * variant["regularized"]
+        letters = "e" * (variant["widths"] == "matched") + "r" * variant["regularized"]
         paper = letters or "Conv"
     for name in sorted(group_names("variant"), key=lambda name: (name != paper, name)):
         if not _unlike(variant, _variant_preset(name)):
@@ -112,8 +116,9 @@ def _word(key: str, value: Any) -> str:
 
 
 def _unlike(actual: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the preset's keys where they differ."""
-    return {key: actual[key] for key in preset if actual[key] != preset[key]}
+    """The values of the preset's keys where they differ; absent ones are the default."""
+    whole = DEFAULTS | actual
+    return {key: whole[key] for key in preset if whole[key] != preset[key]}
 
 
 def nearest_recipe(identity: Identity) -> tuple[str, dict[str, Any]]:
@@ -154,7 +159,7 @@ def _unlike_recipe(identity: Identity, preset_name: str) -> dict[str, Any]:
     loss = identity["regularizer"]
     return {
         **_unlike(default | identity["recipe"], default | recipe),
-        **(_unlike(loss, preset.get("regularizer", {})) if loss else {}),
+        **(_unlike(loss, {"until": None} | preset.get("regularizer", {})) if loss else {}),
     }
 
 
@@ -164,7 +169,7 @@ def _variant_preset(name: str) -> dict[str, Any]:
     if name not in group_names("variant"):
         return {}
     preset = asdict(VariantConfig()) | group_file("variant", name)
-    return {key: preset[key] for key in ("linear", "regularized", "rank", "init", "widths")}
+    return {key: preset[key] for key in preset if key not in ("name", "revision")}
 
 
 @cache

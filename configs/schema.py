@@ -65,7 +65,9 @@ class VariantConfig:
         regularized: with the correlation loss.
         rank: rank of A = A1 A2; null for a full A.
         init: initialisation of LinearConv layers: released, variance_preserving.
-        widths: model (the architecture's) or matched (to the parameter count of Lr).
+        widths: model (the architecture's), x0.5 and the like (all of them times that), matched
+            (narrower, with the parameters of Lr, as variant e).
+        pair: in each layer P filters, then a 1x1 convolution onto all F.
     """
 
     name: str = MISSING
@@ -75,6 +77,7 @@ class VariantConfig:
     rank: int | None = None
     init: str | None = None
     widths: str = "model"
+    pair: bool = False
 
 
 @dataclass
@@ -111,11 +114,16 @@ class RecipeConfig:
 
 @dataclass
 class RegularizerConfig:
-    """The correlation loss; configs/recipe/paper.yaml documents each value."""
+    """The correlation loss; configs/recipe/paper.yaml documents the values without a comment.
+
+    Attributes:
+        until: add it in the first epochs only, as many as this; null: in all.
+    """
 
     strength: float = MISSING
     every: int = MISSING
     centered: bool = False
+    until: int | None = None
 
 
 @dataclass

@@ -16,7 +16,7 @@ from linearconv.errors import UserError
 from linearconv.layer import nearest_alphas, split_filters
 from linearconv.regularizer import RegularizedConv2d
 from models.variants import ConvFactory, Variant
-from models.widths import Build, chain_widths, on_meta, uniform_widths
+from models.widths import Build, chain_widths, on_meta, scaled_widths, uniform_widths
 
 log = logging.getLogger(__name__)
 
@@ -137,14 +137,17 @@ def widths_of(name: str, variant: Variant) -> Sequence[int]:
     Raises:
         UserError: the model has no variant e.
     """
-    found = architecture(name)
-    if variant.widths == "model":
+    found, factor = architecture(name), variant.width_factor
+    if factor == 1:
         return found.widths
     if not found.widths:
+        what = f"variant.widths={variant.widths}" if factor else "variant=e"
         raise UserError(
-            f"model={name} has no variant=e: its function in {found.file.name} takes no widths, "
+            f"model={name} has no {what}: its function in {found.file.name} takes no widths, "
             "which that variant makes narrower (docs/extending.md)"
         )
+    if factor is not None:
+        return scaled_widths(found.widths, factor, found.multiple_of)
     linear = Variant(linear=True, alpha=variant.alpha).conv
     if found.chain:
         return chain_widths(found.build, linear, found.widths)
@@ -170,24 +173,23 @@ def check_variant(name: str, variant: Variant) -> None:
             f"model={name} exists only as variant=Conv: it is a comparison system that replaces "
             "the convolutions with layers of its own"
         )
-    splits = variant.linear or variant.widths == "matched"
-    if not (splits or variant.regularized):
+    if variant == Variant(alpha=variant.alpha):
         return
-    convs = replaced_convs(name)
-    if not convs:
+    matched = variant.widths == "matched"  # whose alpha is that of the -Lr network
+    convs = replaced_convs(name, found.widths if matched else widths_of(name, variant))
+    if not convs and (variant.uses_alpha or variant.regularized):
         raise UserError(
             f"model={name} exists only as variant=Conv: its function in {found.file.name} never "
             "calls `conv`, which makes the convolutions that a variant changes (docs/extending.md)"
         )
-    if splits:
+    if variant.uses_alpha:
         _check_alpha(name, variant.alpha, convs)
-        widths_of(name, variant)
+    widths_of(name, variant)
 
 
-def replaced_convs(name: str) -> dict[str, RegularizedConv2d]:
+def replaced_convs(name: str, widths: Sequence[int]) -> dict[str, RegularizedConv2d]:
     """The convolutions, by name, that LinearConv replaces in a model; on the meta device."""
-    found = architecture(name)
-    model = on_meta(found.build, RegularizedConv2d, found.widths)
+    model = on_meta(architecture(name).build, RegularizedConv2d, widths)
     return {n: m for n, m in model.named_modules() if isinstance(m, RegularizedConv2d)}
 
 

@@ -46,6 +46,11 @@ def chain_widths(build: Build, linear: ConvFactory, widths: Sequence[int]) -> li
     return matched
 
 
+def scaled_widths(widths: Sequence[int], factor: float, multiple_of: int) -> list[int]:
+    """All widths times a factor, rounded to multiples of `multiple_of`, at least one of them."""
+    return [max(1, round(factor * width / multiple_of)) * multiple_of for width in widths]
+
+
 def uniform_widths(
     build: Build, linear: ConvFactory, widths: Sequence[int], multiple_of: int
 ) -> list[int]:
@@ -61,7 +66,7 @@ def uniform_widths(
         raise ValueError(f"-Lr has {target:,} parameters, no fewer than Conv with {plain:,}")
 
     def scaled(factor: float) -> list[int]:
-        return [max(1, round(factor * w / multiple_of)) * multiple_of for w in widths]
+        return scaled_widths(widths, factor, multiple_of)
 
     def parameters(factor: float) -> int:
         return count_parameters(on_meta(build, nn.Conv2d, scaled(factor)))

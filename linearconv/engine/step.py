@@ -22,14 +22,18 @@ class Regularizer:
         strength: the paper's lambda.
         every: it is added in steps i of an epoch with i mod every == every - 1, i from 0.
         centered: Pearson correlation, as in the released code, instead of Algorithm 1's cosine.
+        until: it is added in the first `until` epochs only; None: in all.
     """
 
     strength: float
     every: int
     centered: bool
+    until: int | None = None
 
-    def applies(self, step: int) -> bool:
-        """Whether the loss is added in a step, counted from 0 within its epoch."""
+    def applies(self, epoch: int, step: int) -> bool:
+        """Whether the loss is added in a step of an epoch, both counted from 0."""
+        if self.until is not None and epoch >= self.until:
+            return False
         return step % self.every == self.every - 1
 
 
@@ -66,9 +70,9 @@ class TrainStep:
         device = next(model.parameters()).device
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
 
-    def regularizes(self, step: int) -> bool:
-        """Whether the correlation loss is added in a step, counted from 0 within its epoch."""
-        return self.regularizer is not None and self.regularizer.applies(step)
+    def regularizes(self, epoch: int, step: int) -> bool:
+        """Whether the correlation loss is added in a step of an epoch, both counted from 0."""
+        return self.regularizer is not None and self.regularizer.applies(epoch, step)
 
     def __call__(self, images: Tensor, labels: Tensor, *, regularize: bool) -> None:
         """Train on one batch: images (B, C, H, W), labels (B,)."""
@@ -118,7 +122,7 @@ class EagerSteps:
     def epoch(self, epoch: int) -> Iterator[None]:
         """Train an epoch, counted from 0: one step each time the iterator is advanced."""
         for i, (images, labels) in enumerate(self._batches.train(epoch)):
-            self._step(images, labels, regularize=self._step.regularizes(i))
+            self._step(images, labels, regularize=self._step.regularizes(epoch, i))
             yield
 
 

@@ -109,7 +109,7 @@ def test_the_benchmark_runs_the_operations_that_training_runs(monkeypatch, tmp_p
         def epoch(self, epoch):
             self.batches.begin(epoch)
             for i, size in enumerate(self.batches.sizes):
-                regularize = self.step.regularizes(i)
+                regularize = self.step.regularizes(epoch, i)
                 taken = tape(lambda: self.step(*self.batches.next(size), regularize=regularize))  # noqa: B023
                 recorded.append([operation.name for operation in taken.operations])
                 yield

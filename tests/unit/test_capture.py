@@ -2,6 +2,7 @@
 
 import re
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,21 @@ def test_a_fresh_optimizer_is_as_new_after_the_check(settings):
         for _ in one:
             pass
     for a, b in zip(snapshot(checked), snapshot(new), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_captured_steps_leave_the_loss_out_when_it_has_ended():
+    """The first epoch has it and the second does not, as eager steps."""
+    steps = [toy_step() for _ in range(2)]
+    for step in steps:
+        step.regularizer = replace(step.regularizer, every=1, until=1)
+    captured, _ = checked_capture(steps[0], ToyBatches(), tape)
+    assert isinstance(captured, CapturedSteps)
+    for run in (captured, EagerSteps(steps[1], ToyBatches())):
+        for epoch in range(2):
+            for _ in run.epoch(epoch):
+                pass
+    for a, b in zip(snapshot(steps[0]), snapshot(steps[1]), strict=True):
         assert torch.equal(a, b)
 
 

@@ -145,8 +145,13 @@ def test_training_equals_a_loop_written_out(tmp_path):
 
 def test_regularizer_applies_to_every_tenth_step():
     regularizer = Regularizer(0.01, 10, False)
-    assert [i for i in range(32) if regularizer.applies(i)] == [9, 19, 29]
-    assert all(Regularizer(0.01, 1, False).applies(i) for i in range(3))
+    assert [i for i in range(32) if regularizer.applies(5, i)] == [9, 19, 29]
+    assert all(Regularizer(0.01, 1, False).applies(0, i) for i in range(3))
+
+
+def test_regularizer_ends_after_its_last_epoch():
+    regularizer = Regularizer(0.01, 10, False, until=2)
+    assert [epoch for epoch in range(5) if regularizer.applies(epoch, 9)] == [0, 1]
 
 
 def test_a_regularized_step_adds_lambda_times_the_loss():

@@ -48,6 +48,10 @@ CHANGING = [
     "regularizer.strength=0.1",
     "regularizer.every=1",
     "regularizer.centered=true",
+    "regularizer.until=100",
+    "variant=pair",
+    "variant.widths=x0.5",
+    "variant=Conv variant.widths=x0.5",
     "dataset.limit_train=100",
     "dataset.limit_test=100",
     "dataset.digest=0000",
@@ -95,6 +99,8 @@ KEEPING = [
     "recipe.schedule=step",
     "recipe.lr_milestones=null",
     "recipe.label_smoothing=0",
+    "regularizer.until=null",
+    "variant.widths=model",
 ]
 
 
@@ -135,7 +141,7 @@ def test_every_key_of_the_schema_is_in_one_of_the_lists():
         "variant.name",
         "variant.linear",
         "variant.regularized",
-        "variant.widths",
+        "variant.pair",
         "runtime.name",
         "runtime.data",  # these two in a test of their own: cuda_graphs needs them
         "runtime.fused_optimizer",

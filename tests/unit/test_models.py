@@ -96,6 +96,36 @@ def test_uniform_e_comes_within_2_percent_and_keeps_groups(name):
     assert all(w % architecture(name).multiple_of == 0 for w in widths)
 
 
+def test_half_as_wide_has_a_quarter_of_the_parameters():
+    half, whole = Variant(widths="x0.5"), Variant()
+    assert widths_of("base", half) == [16, 32, 64, 128]
+    few, many = (
+        count_parameters(build_model("vgg11", v, in_channels=3, classes=10)) for v in (half, whole)
+    )
+    assert few == pytest.approx(many / 4, rel=0.01)
+    assert widths_of("base", Variant(widths="x0.75")) == [24, 48, 96, 192]
+
+
+def test_a_pair_computes_what_linearconv_does():
+    """With the primary filters first, and then [I, A]^T; it has P^2 parameters more a layer."""
+    linear, pair = (
+        build_model("base", variant, in_channels=3, classes=10).eval()
+        for variant in (L, Variant(pair=True))
+    )
+    names = {"primary": "0.weight", "coefficients": "1.weight", "bias": "1.bias"}
+    state = {}
+    for name, value in linear.state_dict().items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "coefficients":
+            value = torch.cat([torch.eye(len(value)), value], dim=1).t()[:, :, None, None]
+        state[f"{layer}.{names[kind] if layer.startswith('conv') else kind}"] = value
+    pair.load_state_dict(state)
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(pair(images), linear(images), rtol=1e-4, atol=1e-4)
+    more = sum(layer.primary.shape[0] ** 2 for layer in linear if isinstance(layer, LinearConv2d))
+    assert count_parameters(pair) == count_parameters(linear) + more == 249_178
+
+
 @pytest.mark.parametrize("name", NO_E)
 def test_e_is_refused_where_lr_has_more_parameters(name):
     with pytest.raises(UserError, match="no variant=e.*no fewer than Conv"):

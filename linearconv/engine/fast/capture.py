@@ -49,22 +49,27 @@ class CapturedSteps:
     """Replays steps; each kind was captured once, including slicing its batch.
 
     Args:
+        step: knows which steps have the correlation loss.
         batches: the data.
-        kinds: the kind of each step of an epoch.
         replays: the replay of each kind.
     """
 
     def __init__(
-        self, batches: CapturableBatches, kinds: list[Kind], replays: dict[Kind, Replay]
+        self, step: TrainStep, batches: CapturableBatches, replays: dict[Kind, Replay]
     ) -> None:
-        self._batches, self._kinds, self._replays = batches, kinds, replays
+        self._step, self._batches, self._replays = step, batches, replays
 
     def epoch(self, epoch: int) -> Iterator[None]:
         """Train an epoch, counted from 0: one step each time the iterator is advanced."""
         self._batches.begin(epoch)
-        for kind in self._kinds:
+        for kind in _kinds(self._step, self._batches, epoch):
             self._replays[kind]()
             yield
+
+
+def _kinds(step: TrainStep, batches: CapturableBatches, epoch: int) -> list[Kind]:
+    """The kind of each step of an epoch, counted from 0."""
+    return [(size, step.regularizes(epoch, i)) for i, size in enumerate(batches.sizes)]
 
 
 class CudaGraphs:
@@ -187,8 +192,10 @@ def checked_capture(
             "eager: torch's dropout is in the model (linearconv.dropout.CounterDropout is captured)"
         )
         return EagerSteps(step, batches), why
-    kinds = [(size, step.regularizes(i)) for i, size in enumerate(batches.sizes)]
-    eager = {kind: _whole_step(step, batches, kind) for kind in dict.fromkeys(kinds)}
+    kinds = dict.fromkeys(_kinds(step, batches, 0))
+    if step.regularizer is not None and step.regularizer.until is not None:
+        kinds |= dict.fromkeys((size, False) for size, _ in kinds)  # of the epochs without it
+    eager = {kind: _whole_step(step, batches, kind) for kind in kinds}
     state = TrainingState(step, batches)
     try:
         with _side_stream(step.sums.device):
@@ -216,7 +223,7 @@ def checked_capture(
     if difference.beyond_rounding:
         why = f"eager: captured steps did not compute what eager ones do ({difference})"
         return EagerSteps(step, batches), why
-    return CapturedSteps(batches, kinds, replays), f"captured ({difference} from eager steps)"
+    return CapturedSteps(step, batches, replays), f"captured ({difference} from eager steps)"
 
 
 def _whole_step(step: TrainStep, batches: CapturableBatches, kind: Kind) -> Replay:
