@@ -71,10 +71,11 @@ def write(figure: Figure, folder: Path) -> None:
 
 
 def delete_old_curves(folder: Path, names: Collection[str]) -> None:
-    """Delete training curves of networks whose runs are gone: there is no figure of them."""
-    for path in [*folder.glob("curves-*"), *folder.glob("data/curves-*")]:
-        if path.stem not in names:
-            path.unlink()
+    """Delete curves of networks whose runs are gone: there is no figure of them."""
+    for pattern in ("curves-*", "data/curves-*", "differences-*", "data/differences-*"):
+        for path in folder.glob(pattern):
+            if path.stem not in names:
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -17,18 +17,19 @@ from pathlib import Path
 from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
+from scripts.paper.claims_text import epochs_of
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.judging import ENOUGH
 from scripts.paper.options import add_strict, exit_code, read_and_name
 from scripts.paper.results import RESULTS
 from scripts.paper.studies import (
-    SEEDS,
     SETTING,
     Outcome,
+    noise_of,
     outcomes,
-    outcomes_grid,
     read_studies,
     run_lines,
+    study_grid,
 )
 
 
@@ -55,35 +56,43 @@ def main() -> int:
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
-    print(f"{args.results_dir}/studies.{{md,csv}}: {sum(len(o.runs) for o in found)} runs")
+    runs = {line["run_id"] for line in lines}
+    print(f"{args.results_dir}/studies.{{md,csv}}: {len(runs)} runs")
     for command in missing(found):
         print(f"to train what is missing: {command}")
     return exit_code(args, records)
 
 
 def missing(found: Sequence[Outcome]) -> list[str]:
-    """The commands of the studies that lack runs."""
-    return list(dict.fromkeys(o.study.command for o in found if len(o.runs) < len(SEEDS)))
+    """The commands of the arms that lack seeds, each once."""
+    return list(dict.fromkeys(command for outcome in found for command in outcome.missing))
 
 
 def page(found: Sequence[Outcome]) -> str:
     """The studies as Markdown."""
-    studies = list({outcome.study.name: outcome.study for outcome in found}.values())
     parts = [
         "# Studies",
         "",
-        f"Base on CIFAR-10 at 30 epochs (`{' '.join(SETTING)}`), each variant with and without the "
-        "overrides of a study. Differences of means in points, with Welch's 95 % interval from two "
-        f"runs on each side on; with fewer than {ENOUGH} on a side they decide nothing. The runs "
-        "without are those of the tables; those with the overrides, with device and version, are "
-        "in `studies.csv`.",
+        f"Questions that the paper's tables do not answer: `{' '.join(SETTING)}`, two seeds or "
+        "more. Differences are of the settled accuracy (the mean of the last fifth of the epochs), "
+        "in points, with the 95 % interval that the spread of all networks with the same recipe "
+        f"over their seeds gives; with fewer than {ENOUGH} seeds on a side they decide nothing. "
+        "Each run, with device and version, is in `studies.csv`.",
         "",
     ]
-    for metric, heading in (("last", "Last epoch"), ("best", "Best epoch")):
-        parts += [f"## {heading}", "", *markdown_grid(outcomes_grid(found, metric)), ""]
-    parts += ["## What is asked, and how to train it", ""]
-    for study in studies:
-        parts += [f"**{study.name}.** {study.question}", "", "```bash", study.command, "```", ""]
+    for outcome in found:
+        study, noise = outcome.study, noise_of(found, outcome.study.recipe, "settled")
+        parts += [f"## {study.name[0].upper()}{study.name[1:]}", "", study.question, ""]
+        said = f"`recipe={study.recipe}`, {epochs_of(study.recipe)} epochs."
+        if not any(outcome.runs.values()):
+            parts += [f"{said} Not run yet.", ""]
+            continue
+        if noise is not None:
+            said += f" Noise of a run: {noise.sigma:.2f} points ({noise.freedom} df)."
+        parts += [said, "", *markdown_grid(study_grid(outcome, noise)), ""]
+    commands = missing(found)
+    if commands:
+        parts += ["## To train what is missing", "", "```bash", *commands, "```", ""]
     return "\n".join(parts)
 
 

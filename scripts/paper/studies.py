@@ -1,4 +1,4 @@
-"""The studies of configs/studies.yaml: variants with and without some overrides, at 30 epochs."""
+"""The studies of configs/studies.yaml: a few networks each, some compared with each other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,35 @@ from omegaconf import OmegaConf
 from configs import compose
 from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
-from scripts.paper.printed import MODELS
 from scripts.paper.results import METRICS, Record, records_of, test_accuracy, trained_on
-from scripts.paper.statistics import difference, pooled_noise
+from scripts.paper.statistics import Noise, difference, pooled_noise
 from scripts.paper.text import Grid, mean_text
 
-SETTING = ("model=base", "dataset=cifar10", "recipe=short")
+SETTING = ("model=base", "dataset=cifar10")
 SEEDS = (0, 1)
-"""What `command` trains; all seeds that there are count."""
+"""What `Arm.command` trains; all seeds that there are count."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network of a study.
+
+    Attributes:
+        name: in short.
+        overrides: for train.py, with the setting and the recipe.
+        against: name of the arm that it is compared with; empty for none.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    against: str = ""
+
+    @property
+    def command(self) -> str:
+        """The command that trains it."""
+        seeds = ",".join(map(str, SEEDS))
+        overrides = " ".join(self.overrides)
+        return f"python train.py -m {overrides} seed={seeds} results_dir=results/studies"
 
 
 @dataclass(frozen=True)
@@ -28,113 +49,115 @@ class Study:
     Attributes:
         name: in short.
         question: why it is asked.
-        variants: that are trained with the overrides.
-        overrides: of the recipe or the variant.
+        recipe: that all arms are trained with.
+        arms: what is trained.
     """
 
     name: str
     question: str
-    variants: list[str]
-    overrides: list[str]
-
-    @property
-    def command(self) -> str:
-        """The command that trains its runs."""
-        return (
-            f"python train.py -m {' '.join(SETTING)} variant={','.join(self.variants)} "
-            f"{' '.join(self.overrides)} seed={','.join(map(str, SEEDS))} "
-            "results_dir=results/studies"
-        )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One variant of a study.
-
-    Attributes:
-        study: the study.
-        variant: the variant.
-        runs: the records with the overrides, by seed.
-        plain: those without.
-        conv: of Conv, to compare `runs` with: with the overrides if the study trains it.
-        plain_conv: of Conv, without.
-    """
-
-    study: Study
-    variant: str
-    runs: list[Record]
-    plain: list[Record]
-    conv: list[Record]
-    plain_conv: list[Record]
+    recipe: str
+    arms: list[Arm]
 
 
 def read_studies() -> list[Study]:
     """The studies of configs/studies.yaml.
 
     Raises:
-        UserError: a key that no study has, or one that is missing.
+        UserError: a key that no study has, one that is missing, or an arm against none of them.
     """
+    entries = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "studies.yaml"))
     studies = []
-    for entry in OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "studies.yaml")):
+    for entry in entries:
         try:
-            studies.append(Study(**entry))
+            studies.append(_study(**entry))
         except TypeError as error:
             raise UserError(f"configs/studies.yaml: {entry.get('name')}: {error}") from None
     return studies
 
 
+def _study(
+    *, name: str, question: str, arms: list[dict[str, str]], recipe: str = "medium"
+) -> Study:
+    found = [_arm(recipe, **arm) for arm in arms]
+    names = {arm.name for arm in found}
+    for arm in found:
+        if arm.against and arm.against not in names:
+            raise UserError(
+                f"configs/studies.yaml: {name}: {arm.name} is against {arm.against!r}; expected "
+                f"one of {', '.join(sorted(names))}"
+            )
+    return Study(name, question, recipe, found)
+
+
+def _arm(recipe: str, *, name: str, run: str, against: str = "") -> Arm:
+    return Arm(name, (*SETTING, f"recipe={recipe}", *run.split()), against)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A study with the records of each arm by its name, sorted by seed."""
+
+    study: Study
+    runs: dict[str, list[Record]]
+
+    def accuracies(self, arm: str, metric: str) -> list[float]:
+        """One for each seed, in percent."""
+        return [test_accuracy(record, metric) for record in self.runs[arm]]
+
+    @property
+    def missing(self) -> list[str]:
+        """The commands of the arms that lack seeds."""
+        arms = self.study.arms
+        return [arm.command for arm in arms if len(self.runs[arm.name]) < len(SEEDS)]
+
+
 def outcomes(studies: Sequence[Study], records: Sequence[Record]) -> list[Outcome]:
-    """What the records say about each variant of each study.
+    """What the records say of each study.
 
     Args:
         studies: see `read_studies`.
         records: of the studies and of the tables.
     """
-
-    def found(variant: str, overrides: Sequence[str] = ()) -> list[Record]:
-        return records_of(records, compose([*SETTING, f"variant={variant}", *overrides]))
-
+    arms = {arm.overrides for study in studies for arm in study.arms}
+    found = {overrides: records_of(records, compose(list(overrides))) for overrides in arms}
     return [
-        Outcome(
-            study,
-            variant,
-            found(variant, study.overrides),
-            found(variant),
-            found("Conv", study.overrides if "Conv" in study.variants else ()),
-            found("Conv"),
-        )
-        for study in studies
-        for variant in study.variants
+        Outcome(study, {arm.name: found[arm.overrides] for arm in study.arms}) for study in studies
     ]
 
 
-def outcomes_grid(found: Sequence[Outcome], metric: str) -> Grid:
-    """A row for each variant of each study; differences in points with Welch's 95 % interval."""
-    header = ["Study", "Network", "With it (%)", "Without (%)", "Difference"]
-    header += ["Against Conv with it", "Against Conv without"]
+def noise_of(found: Sequence[Outcome], recipe: str, metric: str) -> Noise | None:
+    """That of one run: one for all networks of the studies with a recipe."""
+    groups = {
+        arm.overrides: outcome.accuracies(arm.name, metric)
+        for outcome in found
+        if outcome.study.recipe == recipe
+        for arm in outcome.study.arms
+    }
+    return pooled_noise(groups.values())
+
+
+def study_grid(outcome: Outcome, noise: Noise | None) -> Grid:
+    """A row for each arm.
+
+    Args:
+        outcome: the study.
+        noise: of the settled accuracy.
+    """
+    header = ["Network", "Parameters", *(f"{metric} (%)" for metric in METRICS)]
+    header += ["Difference of the settled accuracy (points)"]
     body = []
-    for outcome in found:
-        runs, plain, conv, plain_conv = (
-            [test_accuracy(record, metric) for record in records]
-            for records in (outcome.runs, outcome.plain, outcome.conv, outcome.plain_conv)
-        )
-        noise = pooled_noise([runs, plain, conv, plain_conv])
-        against = [_text(runs, conv, noise), _text(plain, plain_conv, noise)]
-        body.append(
-            [
-                outcome.study.name,
-                f"{MODELS['base']}-{outcome.variant}",
-                mean_text(runs),
-                mean_text(plain),
-                _text(runs, plain, noise),
-                *(against if outcome.variant != "Conv" else ["", ""]),
-            ]
-        )
+    for arm in outcome.study.arms:
+        runs = outcome.runs[arm.name]
+        row = [arm.name, f"{runs[0]['params']:,}" if runs else ""]
+        row += [mean_text(outcome.accuracies(arm.name, metric)) for metric in METRICS]
+        row.append(f"from {arm.against}: {_difference(outcome, arm, noise)}" if arm.against else "")
+        body.append(row)
     return Grid(header, body)
 
 
-def _text(ours, theirs, noise) -> str:
-    return str(difference(ours, theirs, noise)) if ours and theirs else ""
+def _difference(outcome: Outcome, arm: Arm, noise: Noise | None) -> str:
+    ours, theirs = (outcome.accuracies(name, METRICS[0]) for name in (arm.name, arm.against))
+    return str(difference(ours, theirs, noise)) if ours and theirs else "not run"
 
 
 def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -142,12 +165,14 @@ def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
     return [
         {
             "study": outcome.study.name,
-            "variant": outcome.variant,
+            "arm": arm,
+            "recipe": outcome.study.recipe,
             "seed": record["science"]["seed"],
-            **{metric: test_accuracy(record, metric) for metric in METRICS},
+            **{metric: f"{test_accuracy(record, metric):.4f}" for metric in METRICS},
             "run_id": record["run_id"],
             **trained_on(record),
         }
         for outcome in found
-        for record in outcome.runs
+        for arm, records in outcome.runs.items()
+        for record in records
     ]

@@ -6,6 +6,7 @@ from scripts.paper.figures.accuracy import accuracy_figure, alpha_figure
 from scripts.paper.figures.base import Figure
 from scripts.paper.figures.cost import cost_figure
 from scripts.paper.figures.curves import curve_figures
+from scripts.paper.figures.differences import difference_figures
 from scripts.paper.figures.filters import (
     coefficient_figures,
     correlation_figures,
@@ -26,4 +27,5 @@ def all_figures(results: Results, metric: str) -> list[Figure]:
         *filter_figures(results),
         *coefficient_figures(results),
         *curve_figures(results),
+        *difference_figures(results),
     ]
