@@ -2,7 +2,8 @@
 
     python scripts/make_claims.py    # results/claims.{md,csv}; of other recipes results/claims/
 
-Also renews the accuracies and the verdicts in README.md, if the results are the repository's own.
+Also renews the accuracies and verdicts in README.md and results/README.md, if the results are the
+repository's own.
 The claims are in configs/claims.yaml. The output depends only on the files in results/. Damaged
 records are named and left out (--strict: exit code 1).
 """
@@ -19,7 +20,7 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.claims_text import Verdicts, claims_block, csv_text, judged, markdown
 from scripts.paper.options import add_strict, exit_code, read_and_name
-from scripts.paper.readme import renewed, results_block
+from scripts.paper.readme import renewed, results_block, results_blocks
 from scripts.paper.results import RESULTS, Record, Results, recipes
 
 README = RESULTS.parent / "README.md"
@@ -62,11 +63,12 @@ def results_by_recipe(folder: Path, records: Sequence[Record]) -> dict[str, Resu
 
 
 def renew_readme(results: dict[str, Results], claims: dict[str, Verdicts]) -> None:
-    """Replace the generated blocks in README.md."""
+    """Replace the generated blocks in README.md and results/README.md."""
     blocks = {"results": results_block(results), "claims": claims_block(claims["paper"])}
-    text = renewed(README.read_text(), blocks)
-    with atomic_write(README) as file:
-        file.write(text.encode())
+    for page, found in ((README, blocks), (RESULTS / "README.md", results_blocks(claims))):
+        text = renewed(page.read_text(), found)
+        with atomic_write(page) as file:
+            file.write(text.encode())
 
 
 if __name__ == "__main__":

@@ -175,15 +175,17 @@ def read_frozen() -> dict[str, Any]:
 def frozen_lines() -> list[str]:
     """When the rules were frozen, and the records that were committed before, in Markdown."""
     frozen = read_frozen()
-    current, *older = reversed(frozen["history"])
-    before = "; ".join(f"{each['what']} ({each['date']}, {each['commit']})" for each in older)
-    records = ", ".join(f"`{run_id}`" for run_id in frozen["records_before"])
+    date, records = str(frozen["date"]), frozen["records_before"]
+    said: dict[bool, list[str]] = {True: [], False: []}  # by whether it is later
+    for each in frozen["history"]:
+        entry = f"{each['date']} (commit {each['commit']}): {each['what']}"
+        said[str(each["date"]) > date].append(entry)
     return [
-        f"The rules are of {current['date']} (commit {current['commit']}: {current['what']}); "
-        f"before, {before}.",
+        f"The rules were frozen on {date}. What they were, and became: {'; '.join(said[False])}. "
+        f"Since then: {'; '.join(said[True]) or 'no change'}.",
         "",
-        f"{len(frozen['records_before'])} records were committed before the rules of "
-        f"{current['date']}, and were known when these were written: {records}. {frozen['note']}",
+        f"{len(records)} records were committed before {date}, and were known when the rules were "
+        f"written: {', '.join(f'`{run_id}`' for run_id in records)}. {frozen['note']}",
     ]
 
 

@@ -1,19 +1,44 @@
-"""The generated blocks of README.md: how they are replaced, and that of the accuracies."""
+"""The generated blocks of README.md and results/README.md, and how they are replaced."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
+from configs.experiments import Cell, all_cells
 from linearconv.errors import UserError
+from scripts.paper.claims import Finding
+from scripts.paper.claims_text import Verdicts
 from scripts.paper.comparison import Accuracy
+from scripts.paper.figures.base import seeds
+from scripts.paper.figures.differences import WINDOWS, accuracy_frame, window_means
 from scripts.paper.formats import markdown_grid
-from scripts.paper.results import Results
+from scripts.paper.judging import groups
+from scripts.paper.results import METRICS, Results
 from scripts.paper.speeds import Benchmarks
+from scripts.paper.statistics import difference
 from scripts.paper.tables import Row, tables
-from scripts.paper.text import NOT_RUN, Entry, Grid
+from scripts.paper.text import NOT_RUN, Entry, Grid, mean_text
 
 DATASET = "cifar10"
+
+FIRST = (
+    "-r loses accuracy",
+    "-e loses accuracy",
+    "-L is better than -e",
+    "-e is worse than -Lr",
+    "-Lr is better than -L",
+    "-Lr keeps the accuracy within half a point",
+    "-LRr keeps the accuracy within a point",
+)
+"""The claims of the first screen of results/README.md."""
+
+SHOWN = ("paper", "short")
+"""The recipes whose runs results/README.md shows."""
+
+THROUGH = (("L", "Conv"), ("Lr", "L"), ("L", "e"))
+"""The pairs of variants whose difference is shown over the epochs."""
 
 
 def renewed(text: str, blocks: dict[str, str]) -> str:
@@ -29,7 +54,7 @@ def renewed(text: str, blocks: dict[str, str]) -> str:
             rf"{re.escape(start)}.*?{re.escape(end)}", lambda _, new=new: new, text, flags=re.S
         )
         if count != 1:
-            raise UserError(f"README.md must have the markers {start} and {end} once")
+            raise UserError(f"a README must have the markers {start} and {end} once")
     return text
 
 
@@ -80,3 +105,112 @@ def _absolute(accuracy: Accuracy) -> Entry:
     spread = "" if accuracy.spread is None else f" ± {accuracy.spread:.2f}"
     ours = f"{accuracy.accuracy:.2f}{spread} (n={len(accuracy.runs)})"
     return Entry("", ours, "", accuracy.verdict, accuracy)
+
+
+def known_block(found: Verdicts) -> str:
+    """What is known at how many seeds: the first claims, cell by cell, and what has run."""
+    results = found.evidence.results
+    ran = results.cells()
+    numbers = [len(results.records(cell)) for cell in ran]
+    has_run = f"{len(ran)} have run ({seeds(numbers)})" if ran else "none has run"
+    return "\n".join(
+        [
+            f"Of the {len(all_cells())} accuracies of the paper's tables {has_run}. Differences "
+            "are of settled accuracies (the mean of the last 50 epochs), in points, with 95 % "
+            "intervals; a verdict takes three seeds on each side.",
+            "",
+            *markdown_grid(_known_grid(found)),
+            "",
+            *_together(found),
+        ]
+    )
+
+
+def _known_grid(found: Verdicts) -> Grid:
+    judgements = {judgement.claim.name: judgement for judgement in found.judgements}
+    body = [
+        [judgement.claim.name, finding.what, finding.n, finding.estimate, _paper(finding)]
+        + [found.said(_short(finding))]
+        for name in FIRST
+        for judgement in [judgements[name]]
+        for finding in judgement.run
+    ]
+    return Grid(["the paper's claim", "here", "seeds", "difference", "the paper", "verdict"], body)
+
+
+def _paper(finding: Finding) -> str:
+    """The printed difference alone."""
+    return finding.printed.partition(" ")[0]
+
+
+def _short(finding: Finding) -> str:
+    return f"{finding.verdict} ({finding.why})" if finding.why else finding.verdict
+
+
+def _together(found: Verdicts) -> list[str]:
+    """Sentences for each model and dataset: the noise of a run, and all variants together."""
+    lines = []
+    for group in groups(found.evidence):
+        noise, agrees = group.noise["settled"], group.agreement
+        if noise is not None:
+            borrowed = f", known from recipe={noise.recipe}" if noise.recipe else ""
+            lines.append(
+                f"{group.name}: two seeds of one network differ by "
+                f"{math.sqrt(2) * noise.sigma:.2f} points (one standard deviation{borrowed})."
+            )
+        if agrees is not None:
+            less = "no more" if agrees.p_value >= 0.05 else "more"
+            lines.append(
+                f"On the best epoch, as the paper prints it, ours are {agrees.shift:+.2f} points "
+                f"from its accuracies on average; beyond that they differ by {less} than noise "
+                f"does (chi-square {agrees.chi2:.1f}, {agrees.freedom} df, p = {agrees.p_value:.2g})."
+            )
+    return lines
+
+
+def runs_block(found: Verdicts) -> str:
+    """The accuracies of one recipe's runs on CIFAR-10, settled, last and best."""
+    results = found.evidence.results
+    header = ["", "parameters", *(f"{metric} (%)" for metric in METRICS), "settled minus Conv's"]
+    body = []
+    for row in _rows(results, "best"):
+        cell = row.printed.cell(DATASET)
+        runs = {metric: list(results.accuracies(cell, metric).accuracy) for metric in METRICS}
+        if not runs["settled"]:
+            continue
+        plain = list(
+            results.accuracies(Cell(row.printed.model, "Conv", DATASET), "settled").accuracy
+        )
+        apart = ""
+        if row.printed.variant != "Conv" and plain:
+            noise = found.evidence.noise(cell, "settled")
+            apart = str(difference(runs["settled"], plain, noise))
+        texts = [mean_text(values, spread=True) for values in runs.values()]
+        body.append([row.printed.name, f"{row.counts.params:,}", *texts, apart])
+    return "\n".join(markdown_grid(Grid(header, body)))
+
+
+def windows_block(results: Results, model: str = "base") -> str:
+    """The differences of some variants through the training, in points."""
+    cells = [cell for cell in all_cells() if (cell.model, cell.dataset) == (model, DATASET)]
+    frame = accuracy_frame(results, [cell for cell in cells if cell.alpha is None])
+    header = ["epochs", *(f"{first} to {last}" for first, last in WINDOWS)]
+    body = [
+        [
+            f"{ours} minus {theirs}",
+            *(f"{value:+.2f}" for value in window_means(frame, ours, theirs)),
+        ]
+        for ours, theirs in THROUGH
+        if {ours, theirs} <= set(frame)
+    ]
+    return "\n".join(markdown_grid(Grid(header, body)))
+
+
+def results_blocks(claims: dict[str, Verdicts]) -> dict[str, str]:
+    """The blocks of results/README.md, by name."""
+    blocks = {
+        "known": known_block(claims["paper"]),
+        "through": windows_block(claims["paper"].evidence.results),
+    }
+    shown = [recipe for recipe in SHOWN if recipe in claims]
+    return blocks | {f"runs of {recipe}": runs_block(claims[recipe]) for recipe in shown}

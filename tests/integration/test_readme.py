@@ -77,7 +77,9 @@ def test_named_files_exist(page):
 
 
 def test_the_readme_fits_a_few_screens():
-    assert README.count("\n") < 200
+    """Lines that people write: generated blocks grow with the results."""
+    written = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", README, flags=re.S)
+    assert written.count("\n") < 170
 
 
 PAGES = {
