@@ -181,7 +181,7 @@ def frozen_lines() -> list[str]:
         entry = f"{each['date']} (commit {each['commit']}): {each['what']}"
         said[str(each["date"]) > date].append(entry)
     return [
-        f"The rules were frozen on {date}. What they were, and became: {'; '.join(said[False])}. "
+        f"The rules were frozen on {date}. How they came about: {'; '.join(said[False])}. "
         f"Since then: {'; '.join(said[True]) or 'no change'}.",
         "",
         f"{len(records)} records were committed before {date}, and were known when the rules were "

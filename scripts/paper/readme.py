@@ -163,7 +163,8 @@ def _together(found: Verdicts) -> list[str]:
             lines.append(
                 f"On the best epoch, as the paper prints it, ours are {agrees.shift:+.2f} points "
                 f"from its accuracies on average; beyond that they differ by {less} than noise "
-                f"does (chi-square {agrees.chi2:.1f}, {agrees.freedom} df, p = {agrees.p_value:.2g})."
+                f"does (chi-square {agrees.chi2:.1f}, {agrees.freedom} df, p = "
+                f"{agrees.p_value:.2g})."
             )
     return lines
 

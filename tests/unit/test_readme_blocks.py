@@ -4,9 +4,9 @@ import pytest
 
 from linearconv.errors import UserError
 from scripts.make_claims import README, results_by_recipe
-from scripts.paper.claims_text import claims_block, judged, markdown
-from scripts.paper.readme import renewed, results_block
-from scripts.paper.results import RESULTS, read_records
+from scripts.paper.claims_text import claims_block, judged, markdown, read_frozen
+from scripts.paper.readme import renewed, results_block, results_blocks, windows_block
+from scripts.paper.results import RESULTS, Results, read_records
 
 pytestmark = pytest.mark.xdist_group("counts")
 
@@ -29,8 +29,9 @@ def test_the_claims_pages_are_those_of_the_committed_results(claims):
 
 def test_the_readme_has_the_blocks_of_the_committed_results(results, claims):
     blocks = {"results": results_block(results), "claims": claims_block(claims["paper"])}
-    text = README.read_text()
-    assert renewed(text, blocks) == text
+    for page, found in ((README, blocks), (RESULTS / "README.md", results_blocks(claims))):
+        text = page.read_text()
+        assert renewed(text, found) == text
 
 
 def test_the_block_shows_each_recipe_that_has_run(results):
@@ -39,6 +40,29 @@ def test_the_block_shows_each_recipe_that_has_run(results):
     (base,) = (line for line in lines if line.startswith("| Base |"))
     found = results["short"].accuracies(next(iter(results["short"].cells())), "best")
     assert f"{found.accuracy.mean():.2f}" in base and f"(n={len(found)})" in base
+
+
+def test_the_first_screen_says_how_much_is_known_at_which_n(results, claims):
+    block = results_blocks(claims)["known"]
+    ran = len(results["paper"].cells())
+    assert f"the paper's tables {ran} have run (n = " in block
+    (line,) = (line for line in block.splitlines() if line.startswith("| -Lr is better than -L |"))
+    (finding,) = next(
+        j for j in claims["paper"].judgements if j.claim.name == "-Lr is better than -L"
+    ).run[:1]
+    assert finding.estimate in line and f"| {finding.n} |" in line and "| +0.1 |" in line
+
+
+def test_the_differences_through_the_training(results):
+    """Of the first seeds, as the studies' recipe was chosen by; more seeds change the page."""
+    first = set(read_frozen()["records_before"])
+    records = [r for r in read_records(RESULTS).usable if r["run_id"] in first]
+    rows = windows_block(Results(RESULTS, "paper", records)).splitlines()[2:]
+    assert [row.strip("| ").split(" | ") for row in rows] == [
+        ["L minus Conv", "-1.46", "-0.54", "-0.27", "+0.11", "-0.04", "-0.04"],
+        ["Lr minus L", "-0.64", "-0.38", "-0.54", "-0.98", "-0.77", "-0.90"],
+        ["L minus e", "-0.03", "+0.56", "+1.00", "+1.66", "+1.50", "+1.53"],
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "<!-- a --><!-- end of a --><!-- a --><!-- end of a -->"])
