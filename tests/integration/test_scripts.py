@@ -69,6 +69,15 @@ def test_every_cell_agrees_but_the_truncated_one(rows):
     assert wrong == [("mobilenetv2", "LRr", "flops")]
 
 
+def test_how_many_cells_are_independent(rows):
+    """As README and docs/counting.md say: of one network once, and without the fitted ones."""
+    networks = {(row["params"], row["flops_paper_convention"]): row for row in rows}
+    fitted = {("base", "e"), ("vgg11", "e"), ("squeezenet", "Conv"), ("squeezenet", "LRr")}
+    defined = [r for r in networks.values() if (r["model"], r["variant"]) not in fitted]
+    assert (len(networks), len(defined)) == (28, 24)
+    assert sum(row[f"{kind}_match"] for row in defined for kind in ("params", "flops")) == 47
+
+
 GOLDEN = {  # exact parameters and operations of Table 4 and 5, quirks included in the operations
     ("base", "Lr"): (227_418, 59_947_078),
     ("vgg11", "LRr"): (4_649_770, 350_112_520),
