@@ -412,7 +412,7 @@ def test_networks_that_the_paper_does_not_have_are_called_what_they_are(tmp_path
     names = [row[0] for row in costs_grid(tmp_path, 250).body]
     assert names == ["Base-Conv", "EfficientNet-Lr"]
     (figure,) = curve_figures(Results(tmp_path, "paper"))
-    assert figure.heading.startswith("efficientnet on digits, recipe=paper")
+    assert figure.heading.startswith("EfficientNet on digits, recipe=paper")
 
 
 class Page(html.parser.HTMLParser):

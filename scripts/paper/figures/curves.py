@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from typing import Any
 
@@ -33,15 +32,21 @@ Curves = dict[str, list[list[dict[str, Any]]]]
 
 def curve_figures(results: Results) -> list[Figure]:
     """Training curves of every network and dataset that has runs, at the default alpha."""
-    figures = []
-    cells = sorted(
-        (cell for cell in all_cells() if cell.alpha is None), key=lambda c: (c.dataset, c.model)
-    )
-    for (dataset, model), group in itertools.groupby(cells, key=lambda c: (c.dataset, c.model)):
-        group = sorted(group, key=lambda cell: list(COLORS).index(cell.variant))
-        if any(results.records(cell) for cell in group):
-            figures.append(_curve_figure(results, dataset, model, group))
-    return figures
+    return [
+        _curve_figure(results, dataset, model, group)
+        for (dataset, model), group in cells_by_network().items()
+        if any(results.records(cell) for cell in group)
+    ]
+
+
+def cells_by_network() -> dict[tuple[str, str], list[Cell]]:
+    """The cells with the default alpha by dataset and model, the variants in their order."""
+    order = list(COLORS)
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(all_cells(), key=lambda c: (c.dataset, c.model, order.index(c.variant))):
+        if cell.alpha is None:
+            found.setdefault((cell.dataset, cell.model), []).append(cell)
+    return found
 
 
 def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell]) -> Figure:

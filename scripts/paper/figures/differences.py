@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from configs.experiments import Cell, all_cells
+from configs.experiments import Cell
 from scripts.paper.figures.base import (
     COLORS,
     MARKERS,
@@ -22,6 +22,7 @@ from scripts.paper.figures.base import (
     legend_below,
     seeds,
 )
+from scripts.paper.figures.curves import cells_by_network
 from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Results
 
@@ -36,13 +37,10 @@ WINDOWS = ((11, 30), (31, 60), (61, 100), (101, 120), (121, 200), (201, 250))
 def difference_figures(results: Results) -> list[Figure]:
     """A figure of every network and dataset of which Conv and another variant have long runs."""
     figures = []
-    cells = sorted(
-        (cell for cell in all_cells() if cell.alpha is None), key=lambda c: (c.dataset, c.model)
-    )
-    for (dataset, model), group in itertools.groupby(cells, key=lambda c: (c.dataset, c.model)):
-        frame = accuracy_frame(results, list(group))
+    for cells in cells_by_network().values():
+        frame = accuracy_frame(results, cells)
         if "Conv" in frame and len(frame.columns) > 1 and frame.index.max() >= LONG:
-            figures.append(_figure(results, dataset, model, frame))
+            figures.append(_figure(results, cells, frame))
     return figures
 
 
@@ -65,14 +63,14 @@ def window_means(frame: pd.DataFrame, ours: str, theirs: str) -> list[float]:
     return [float(difference.loc[first:last].mean()) for first, last in WINDOWS]
 
 
-def _figure(results: Results, dataset: str, model: str, frame: pd.DataFrame) -> Figure:
-    cells = {variant: Cell(model, variant, dataset) for variant in COLORS}
-    runs = {variant: len(results.records(cells[variant])) for variant in frame}
-    order = [variant for variant in COLORS if variant in frame]
-    training = accuracy_frame(results, [cells[variant] for variant in order], "train_acc")
-    apart = frame[order].sub(frame["Conv"], axis=0).rolling(WINDOW).mean().dropna()
-    gap = (training - frame)[order].rolling(WINDOW).mean().dropna()
-    rates = next(iter(results.records(cells["Conv"]).values()))["curve"]
+def _figure(results: Results, cells: list[Cell], frame: pd.DataFrame) -> Figure:
+    dataset, model = cells[0].dataset, cells[0].model
+    records = {cell.variant: results.records(cell) for cell in cells}
+    runs = {variant: len(records[variant]) for variant in frame}
+    apart = frame.sub(frame["Conv"], axis=0).rolling(WINDOW).mean().dropna()
+    training = accuracy_frame(results, cells, "train_acc")
+    gap = (training - frame).rolling(WINDOW).mean().dropna()
+    rates = next(iter(records["Conv"].values()))["curve"]
     drops = [b["epoch"] for a, b in itertools.pairwise(rates) if b["lr"] < a["lr"]]
     lines: list[dict[str, Any]] = [
         {
@@ -82,10 +80,9 @@ def _figure(results: Results, dataset: str, model: str, frame: pd.DataFrame) -> 
             "gap": round(float(gap.loc[epoch, variant]), 4),
             "n": runs[variant],
         }
-        for variant in order
+        for variant in frame
         for epoch in apart.index
     ]
-    known = [cell for cell in all_cells() if cell in cells.values()]
     return Figure(
         f"differences-{dataset}-{model}",
         f"{MODELS[model]} on {DATASETS[dataset]}, recipe={results.recipe}",
@@ -93,7 +90,7 @@ def _figure(results: Results, dataset: str, model: str, frame: pd.DataFrame) -> 
         f"minus test accuracy, means over the seeds and the last {WINDOW} epochs. Dotted: drops "
         "of the learning rate.",
         lines,
-        [cell_name(cell) for cell in known if cell.variant not in frame],
+        [cell_name(cell) for cell in cells if cell.variant not in frame],
         lambda width: _draw(apart, gap, runs, drops, width),
     )
 
