@@ -165,7 +165,8 @@ def check_variant(name: str, variant: Variant) -> None:
     Raises:
         UserError: alpha does not split some layer's filters into whole numbers (the message names
             the layer and the nearest values that all layers allow), the model's convolutions are
-            not replaceable or it makes none with `conv`, or it has no variant e.
+            not replaceable or it makes none with `conv`, it has no variant e, or groups and is to
+            be a pair.
     """
     found = architecture(name)
     if not found.replaceable and variant != Variant(alpha=variant.alpha):
@@ -184,6 +185,12 @@ def check_variant(name: str, variant: Variant) -> None:
         )
     if variant.uses_alpha:
         _check_alpha(name, variant.alpha, convs)
+    grouped = [layer for layer, conv in convs.items() if conv.groups > 1]
+    if variant.pair and grouped:
+        raise UserError(
+            f"model={name} has no variant=pair: a 1x1 convolution would mix the groups of layer "
+            f"'{grouped[0]}', which LinearConv does not"
+        )
     widths_of(name, variant)
 
 

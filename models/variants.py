@@ -28,8 +28,8 @@ class Variant:
         init: LinearConv2d's `init`.
         widths: "model" for the architecture's own widths, "x0.5" for half of each of them,
             "matched" for narrower ones with about as many parameters as the -Lr model (variant e).
-        pair: in place of each convolution P filters and a 1x1 convolution onto all F of them: the
-            same functions as LinearConv2d's without loss, in other coordinates.
+        pair: in place of each convolution P filters and a 1x1 convolution onto all F of them; of
+            convolutions without groups, the same functions as LinearConv2d's in other coordinates.
     """
 
     linear: bool = False

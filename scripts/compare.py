@@ -6,8 +6,8 @@
 Takes the records of results/ and results/trials/ whose columns of `load_runs` (docs/runs.md) have
 these values. Runs that differ in the seed alone are one network. It is compared with the variant
 `--against` of the same dataset, model and recipe: the difference of the means, with the 95 %
-interval that the spread of all networks of that setting over their seeds gives. Fewer than three
-seeds on a side say little. The accuracy is the settled one, the mean of the last fifth of the
+interval that the spread of all listed networks of that setting over their seeds gives. Fewer than
+three seeds on a side say little. The accuracy is the settled one, the mean of the last fifth of the
 epochs.
 """
 

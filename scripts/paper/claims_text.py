@@ -195,7 +195,7 @@ def markdown(found: Verdicts) -> str:
     paper = Verdicts(recipe, found.evidence, [j for j in found.judgements if not j.claim.beyond])
     beyond = Verdicts(recipe, found.evidence, [j for j in found.judgements if j.claim.beyond])
     parts = [f"# {heading(recipe)}", "", *markdown_grid(claims_grid(paper)), ""]
-    parts += ["## How is judged", "", *(line for rule in rules.rules for line in (f"- {rule}",))]
+    parts += ["## How is judged", "", *(f"- {rule}" for rule in rules.rules)]
     parts += ["", *frozen_lines(), ""]
     parts += ["## Noise, and all variants together", "", *markdown_grid(noise_grid(found)), ""]
     parts += ["## Cell by cell", "", *markdown_grid(evidence_grid(paper)), ""]

@@ -146,10 +146,14 @@ def _accuracy(claim: Claim, evidence: Evidence) -> Judgement:
     deciding = [i for i, finding in enumerate(findings) if _decides(finding)]
     differences = [findings[i].difference for i in deciding]
     p_values = [_p_values(claim, each) for each in differences]
-    supporting, against = (holm([pair[side] for pair in p_values]) for side in (0, 1))
-    for i, *corrected in zip(deciding, supporting, against, strict=True):
-        verdict = _verdict(claim, *corrected)
-        why = "" if verdict in DECIDED else _limit(claim)
+    supporting, against = ([pair[side] for pair in p_values] for side in (0, 1))
+    each_must = claim.test == "every_cell"  # and then takes no correction
+    corrected = zip(supporting if each_must else holm(supporting), holm(against), strict=True)
+    for i, alone, several in zip(deciding, p_values, corrected, strict=True):
+        verdict, why = _verdict(claim, *several), ""
+        if verdict not in DECIDED:
+            decided = _verdict(claim, *alone) in DECIDED
+            why = "decided alone, not as one of several cells" if decided else _limit(claim)
         findings[i] = replace(findings[i], verdict=verdict, why=why)
     return Judgement(claim, findings, _together(claim, findings, differences))
 
@@ -190,14 +194,16 @@ def _together(
     """What the cells say together; None where each speaks for itself."""
     ran = [finding for finding in findings if finding.difference is not None]
     if claim.test == "every_cell" and ran:
-        worst = min(ran, key=lambda finding: finding.difference.value)
+        contradicting = [finding for finding in ran if finding.verdict == "contradicted"]
+        decided = [finding for finding in ran if finding.verdict in DECIDED]
+        worst = min(contradicting or decided or ran, key=lambda each: each.difference.value)
         verdicts = [finding.verdict for finding in findings]
         verdict = "undecided"
         if "contradicted" in verdicts:
             verdict = "contradicted"
         elif set(verdicts) == {"supported"}:
             verdict = "supported"
-        why = f"worst of {len(ran)}: {worst.what}"
+        why = f"worst: {worst.what}"
         return Finding("the worst cell", verdict, worst.estimate, worst.n, why)
     if len(differences) < ENOUGH:
         return None
@@ -272,7 +278,7 @@ def _needs(claim: Claim, pair: Pair, noise: Noise | None) -> int | None:
         return None
     if pair.printed * signs[claim.test] < 0:
         return None
-    return seeds_needed(float(pair.printed), noise.sigma)
+    return max(ENOUGH, seeds_needed(float(pair.printed), noise.sigma))
 
 
 @dataclass(frozen=True)
@@ -300,20 +306,22 @@ def groups(evidence: Evidence) -> Iterator[Group]:
         if not cells:
             continue
         noise = {metric: evidence.noise(cells[0], metric) for metric in METRICS}
-        paper = [_paper(cell) for cell in cells]
-        best = [evidence.results.accuracies(cell, "best").accuracy.tolist() for cell in cells]
-        agrees = agreement(best, paper, noise["best"]) if noise["best"] else None
+        best = {cell: evidence.results.accuracies(cell, "best").accuracy.tolist() for cell in cells}
+        paper = {cell: printed for cell in cells if (printed := _paper(cell)) is not None}
+        agrees = None
+        if noise["best"] is not None:
+            ours = [best[cell] for cell in paper]
+            agrees = agreement(ours, list(paper.values()), noise["best"])
         name = f"{MODELS[key[0]]} on {DATASETS[key[1]]}"
-        yield Group(name, sum(map(len, best)), noise, agrees)
+        yield Group(name, sum(map(len, best.values())), noise, agrees)
 
 
-def _paper(cell: Cell) -> float:
-    """The paper's accuracy of a cell, absolute."""
-    return next(
-        float(absolute(row, cell.dataset))
-        for row in paper_rows()
-        if cell.dataset in row.accuracies and row.cell(cell.dataset) == cell
-    )
+def _paper(cell: Cell) -> float | None:
+    """The paper's accuracy of a cell, absolute; None for a cell that somebody has added."""
+    for row in paper_rows():
+        if cell.dataset in row.accuracies and row.cell(cell.dataset) == cell:
+            return float(absolute(row, cell.dataset))
+    return None
 
 
 def _filters(claim: Claim, evidence: Evidence) -> Judgement:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from configs.naming import variant_name
+from configs.naming import differences, variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError, did_you_mean
 from scripts.paper.figures.base import Figure, seeds
@@ -35,12 +35,14 @@ class Network:
         name: their run_id without seed and hash.
         variant: its name.
         setting: what it has in common with other variants: dataset, model, recipe, precision.
+        differs: whether it overrides something of its variant or recipe.
         records: sorted by seed.
     """
 
     name: str
     variant: str
     setting: str
+    differs: bool
     records: list[Record]
 
     def accuracies(self, metric: str) -> list[float]:
@@ -105,6 +107,7 @@ def networks(records: Sequence[Record]) -> list[Network]:
                 re.sub(r"-s\d+-[0-9a-f]{8}$", "", group[0]["run_id"]),
                 variant_name(identity["variant"]),
                 canonical_json(setting),
+                bool(differences(identity)),
                 sorted(group, key=lambda record: record["science"]["seed"]),
             )
         )
@@ -125,6 +128,7 @@ def networks_grid(found: Sequence[Network], against: str, metric: str) -> Grid:
     for network in found:
         values, first = network.accuracies(metric), network.records[0]
         others = [n for n in found if (n.setting, n.variant) == (network.setting, against)]
+        others = [n for n in others if not n.differs] or others
         body.append(
             [
                 network.name,

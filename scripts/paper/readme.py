@@ -15,7 +15,8 @@ from scripts.paper.figures.base import seeds
 from scripts.paper.figures.differences import WINDOWS, accuracy_frame, window_means
 from scripts.paper.formats import markdown_grid
 from scripts.paper.judging import groups
-from scripts.paper.results import METRICS, Results
+from scripts.paper.printed import DATASETS
+from scripts.paper.results import METRICS, Results, test_accuracy
 from scripts.paper.speeds import Benchmarks
 from scripts.paper.statistics import difference
 from scripts.paper.tables import Row, tables
@@ -152,7 +153,9 @@ def _together(found: Verdicts) -> list[str]:
     lines = []
     for group in groups(found.evidence):
         noise, agrees = group.noise["settled"], group.agreement
-        if noise is not None:
+        if noise is None:
+            lines.append(f"{group.name}: no network has two seeds, so there are no intervals.")
+        else:
             borrowed = f", known from recipe={noise.recipe}" if noise.recipe else ""
             lines.append(
                 f"{group.name}: two seeds of one network differ by "
@@ -170,24 +173,27 @@ def _together(found: Verdicts) -> list[str]:
 
 
 def runs_block(found: Verdicts) -> str:
-    """The accuracies of one recipe's runs on CIFAR-10, settled, last and best."""
+    """The accuracies of one recipe's runs, settled, last and best."""
     results = found.evidence.results
     header = ["", "parameters", *(f"{metric} (%)" for metric in METRICS), "settled minus Conv's"]
     body = []
     for row in _rows(results, "best"):
-        cell = row.printed.cell(DATASET)
-        runs = {metric: list(results.accuracies(cell, metric).accuracy) for metric in METRICS}
-        if not runs["settled"]:
-            continue
-        plain = list(
-            results.accuracies(Cell(row.printed.model, "Conv", DATASET), "settled").accuracy
-        )
-        apart = ""
-        if row.printed.variant != "Conv" and plain:
-            noise = found.evidence.noise(cell, "settled")
-            apart = str(difference(runs["settled"], plain, noise))
-        texts = [mean_text(values, spread=True) for values in runs.values()]
-        body.append([row.printed.name, f"{row.counts.params:,}", *texts, apart])
+        for dataset in row.accuracies:
+            cell = row.printed.cell(dataset)
+            records = list(results.records(cell).values())
+            if not records:
+                continue
+            plain = results.accuracies(Cell(cell.model, "Conv", dataset), "settled").accuracy
+            apart = ""
+            if cell.variant != "Conv" and len(plain):
+                ours = results.accuracies(cell, "settled").accuracy
+                apart = str(difference(ours, plain, found.evidence.noise(cell, "settled")))
+            texts = [
+                mean_text([test_accuracy(record, metric) for record in records], spread=True)
+                for metric in METRICS
+            ]
+            name = f"{row.printed.name} on {DATASETS[dataset]}"
+            body.append([name, f"{records[0]['params']:,}", *texts, apart])
     return "\n".join(markdown_grid(Grid(header, body)))
 
 

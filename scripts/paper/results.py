@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from configs.naming import differences, nearest_recipe, variant_name
 from linearconv.engine.record import is_sealed, read_record
 from linearconv.errors import UserError
 from scripts.paper.artifacts import damage
+from scripts.paper.statistics import settled
 
 Record = dict[str, Any]
 Seeds = Mapping[int, Record]
@@ -30,9 +30,6 @@ RESULTS = CONFIG_DIR.parent / "results"
 
 METRICS = ("settled", "last", "best")
 """Accuracies of a run; see `test_accuracy`."""
-
-SETTLED = 5
-"""The settled accuracy is that of the last fifth of the epochs."""
 
 LISTED = 8
 """How many records a note lists by name."""
@@ -51,8 +48,7 @@ def test_accuracy(record: Record, metric: str) -> float:
     """
     if metric != "settled":
         return float(record[f"test_acc_{metric}"])
-    values = [entry["test_acc"] for entry in record["curve"]]
-    return statistics.fmean(values[-max(1, len(values) // SETTLED) :])
+    return settled([entry["test_acc"] for entry in record["curve"]])
 
 
 def recipes() -> list[str]:

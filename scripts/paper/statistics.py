@@ -16,6 +16,13 @@ ONE_SIDED = (1 - LEVEL) / 2
 """Error of a one-sided test that goes with such an interval."""
 UNEQUAL = 0.01
 """Bartlett's p value below which the variances are not pooled."""
+SETTLED = 5
+"""The settled accuracy is that of the last fifth of the epochs."""
+
+
+def settled(accuracies: Sequence[float]) -> float:
+    """The mean of the last fifth of a run's accuracies, one for each epoch; of one at least."""
+    return fmean(accuracies[-max(1, len(accuracies) // SETTLED) :])
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,8 @@ class Noise:
 
     @property
     def unequal(self) -> bool:
-        """Whether the networks' variances differ."""
-        return self.bartlett is not None and self.bartlett < UNEQUAL
+        """Whether the variances of the networks that are compared differ."""
+        return not self.recipe and self.bartlett is not None and self.bartlett < UNEQUAL
 
 
 def pooled_noise(groups: Iterable[Sequence[float]], recipe: str = "") -> Noise | None:
@@ -56,8 +63,10 @@ def pooled_noise(groups: Iterable[Sequence[float]], recipe: str = "") -> Noise |
         return None
     freedom = sum(len(group) - 1 for group in groups)
     squares = sum((len(group) - 1) * variance(group) for group in groups)
-    testable = len(groups) > 1 and min(map(variance, groups)) > 0
-    bartlett = float(stats.bartlett(*groups).pvalue) if testable else None
+    spreads = list(map(variance, groups))
+    bartlett = None
+    if len(groups) > 1 and max(spreads) > 0:  # one that does not vary at all is the most unequal
+        bartlett = float(stats.bartlett(*groups).pvalue) if min(spreads) > 0 else 0.0
     return Noise(math.sqrt(squares / freedom), freedom, bartlett, recipe)
 
 
@@ -153,16 +162,18 @@ class Agreement:
         shift: the mean of ours minus the paper's, in points.
         chi2: weighted squares of what remains.
         freedom: networks - 1.
+        noise_freedom: degrees of freedom of the noise in the weights.
     """
 
     shift: float
     chi2: float
     freedom: int
+    noise_freedom: int
 
     @property
     def p_value(self) -> float:
-        """That `chi2` is so large by noise alone, whose size is taken as known."""
-        return float(stats.chi2.sf(self.chi2, self.freedom))
+        """That `chi2` is so large by noise alone: F's, since the noise is estimated."""
+        return float(stats.f.sf(self.chi2 / self.freedom, self.freedom, self.noise_freedom))
 
 
 def agreement(
@@ -183,7 +194,8 @@ def agreement(
     apart = np.array([fmean(values) for values in ours]) - np.array(paper)
     weights = 1 / (noise.sigma**2 * (1 + 1 / np.array([len(values) for values in ours])))
     shift = float(np.average(apart, weights=weights))
-    return Agreement(shift, float(weights @ (apart - shift) ** 2), len(ours) - 1)
+    chi2 = float(weights @ (apart - shift) ** 2)
+    return Agreement(shift, chi2, len(ours) - 1, noise.freedom)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ def test_unequal_variances_are_not_pooled(a, b):
     assert found.method == "Welch"
     assert difference(a, b, Noise(0.1, 20, bartlett=0.011)).method == "pooled"
     assert difference(a, b[:1], Noise(0.1, 20, bartlett=0.009)).method == "pooled"
+    assert difference(a, b, Noise(0.1, 20, 0.009, "short")).method == "pooled"  # not theirs
+
+
+def test_a_network_that_does_not_vary_at_all_is_the_most_unequal():
+    assert pooled_noise([[86.0, 86.0, 86.0], [84.0, 85.0, 86.0]]).unequal
+    assert not pooled_noise([[86.0, 86.0], [84.0, 84.0]]).unequal
 
 
 def test_one_seed_a_side_has_the_interval_that_the_noise_gives():
@@ -119,7 +125,7 @@ def test_agreement_is_a_weighted_chi_square():
     found = agreement(ours, paper, noise)
     assert found.shift == pytest.approx(shift) and found.freedom == 2
     assert found.chi2 == pytest.approx((weights * (apart - shift) ** 2).sum())
-    assert found.p_value == pytest.approx(stats.chi2.sf(found.chi2, 2))
+    assert found.p_value == pytest.approx(stats.f.sf(found.chi2 / 2, 2, 12))
     assert agreement(ours[:1], paper[:1], noise) is None
 
 

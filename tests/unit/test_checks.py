@@ -109,6 +109,7 @@ MULTISTEP = [*BASE, "recipe.schedule=multistep"]
         ([*BASE, "dataset.image_size=64"], ["dataset.image_size", "from 1 to 32"]),
         (["model=vgg11_octconv", "variant=Lr"], ["only as variant=Conv:"]),
         (["model=vgg11_basis", "variant=r"], ["only as variant=Conv:"]),
+        (["model=resnext29", "variant=pair"], ["no variant=pair", "groups of layer"]),
         (["model=mobilenetv2", "variant=e"], ["no variant=e", "3,923,434", "2,296,922"]),
     ],
 )

@@ -7,6 +7,8 @@ from configs.experiments import Cell
 from linearconv.engine.artifacts import pack_symmetric, write_artifacts
 from linearconv.errors import UserError
 from scripts.paper import claims as claims_module
+from scripts.paper import judging
+from scripts.paper import results as results_module
 from scripts.paper.claims import Finding, Judgement, read_rules
 from scripts.paper.claims_text import csv_text, judged, markdown
 from scripts.paper.judging import (
@@ -17,6 +19,7 @@ from scripts.paper.judging import (
     Evidence,
     beyond_margin,
     combined_correlation,
+    groups,
     judge,
     mean_correlation,
     pairs,
@@ -169,6 +172,17 @@ def test_a_recipe_with_too_few_runs_takes_the_noise_of_another(tmp_path):
     assert alone.estimate == "-2.00" and alone.noise == ""
 
 
+def test_a_cell_that_the_paper_does_not_print_has_no_part_in_the_agreement(tmp_path, monkeypatch):
+    """One that a user has added to configs/experiment."""
+    own = cell("efficientnet", "Lr")
+    for name in ("all_cells", "cell_of"):
+        monkeypatch.setattr(results_module, name, lambda *_: (own,) if not _ else own)
+    monkeypatch.setattr(judging, "all_cells", lambda: (own,))
+    add_runs(tmp_path, own, [(80, 80), (81, 81)])
+    (group,) = groups(Evidence(Results(tmp_path, "paper")))
+    assert (group.name, group.runs, group.agreement) == ("EfficientNet on CIFAR-10", 2, None)
+
+
 def test_variances_that_differ_are_not_pooled(tmp_path):
     add_runs(tmp_path, cell("base", "Conv"), around(86, 5, 0.01))
     add_runs(tmp_path, cell("base", "r"), around(84, 5, 1))
@@ -215,7 +229,26 @@ def test_one_cell_contradicts_that_none_loses_more(tmp_path, differences, expect
     add_cells(tmp_path, *differences)
     found = verdict(tmp_path, "-Lr loses at most half a point everywhere")
     assert found.verdict == expected
-    assert found.text == f"{expected} (worst of 2: VGG11-Lr on CIFAR-10) [28 not run]"
+    assert found.text == f"{expected} (worst: VGG11-Lr on CIFAR-10) [28 not run]"
+
+
+def test_the_worst_cell_is_one_that_decides(tmp_path):
+    """Not a single run that is worse."""
+    add_cells(tmp_path, -3.0)
+    add_runs(tmp_path, cell("base", "Conv", dataset="cifar100"), around(60, 1))
+    add_runs(tmp_path, cell("base", "Lr", dataset="cifar100"), around(50, 1))
+    found = verdict(tmp_path, "-Lr loses at most half a point everywhere")
+    assert found.text == "contradicted (worst: Base-Lr on CIFAR-10) [28 not run]"
+
+
+def test_that_all_cells_agree_takes_no_correction(tmp_path):
+    """A p of 0.03 in each of several cells: each is supported."""
+    add_cells(tmp_path, *[-0.5 + 0.21] * 4)  # t(4) = 2.57 with a noise of 0.1
+    every = verdict(tmp_path, "-Lr loses at most half a point everywhere")
+    mean = verdict(tmp_path, "-Lr keeps the accuracy within half a point")
+    assert [finding.verdict for finding in every.run] == ["supported"] * 4
+    (why,) = {finding.why for finding in mean.run}
+    assert why == "decided alone, not as one of several cells"
 
 
 def test_the_cells_of_a_claim_are_corrected_for_their_number(tmp_path):
@@ -272,6 +305,7 @@ def test_each_alpha_is_compared_with_a_half(tmp_path):
         "contradicted",
         "undecided",
     ]
+    assert found.verdict == "contradicted" and "against 0.75" in found.text
     assert [f.what.rpartition(" ")[2] for f in found.findings] == ["0.125", "0.25", "0.75", "0.875"]
     assert found.findings[0].printed.startswith("+1.2 ")
     (eighth,) = verdict(tmp_path, "alpha = 0.125 loses accuracy").run

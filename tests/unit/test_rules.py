@@ -52,7 +52,7 @@ def test_the_numbers_that_the_rules_were_written_with():
     assert group.noise["settled"].bartlett > 0.1
     agrees = group.agreement
     found = round(agrees.shift, 2), round(agrees.chi2, 1), agrees.freedom, round(agrees.p_value, 2)
-    assert found == (0.56, 8.2, 5, 0.15)
+    assert found == (0.56, 8.2, 5, 0.22)  # 0.15 if the noise were known
     by_name = {judgement.claim.name: judgement for judgement in judge(evidence)}
     filters = {
         "a Conv's filters are correlated": ["0.190", "0.099", "0.064", "0.036"],

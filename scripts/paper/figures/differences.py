@@ -71,7 +71,7 @@ def _figure(results: Results, cells: list[Cell], frame: pd.DataFrame) -> Figure:
     training = accuracy_frame(results, cells, "train_acc")
     gap = (training - frame).rolling(WINDOW).mean().dropna()
     rates = next(iter(records["Conv"].values()))["curve"]
-    drops = [b["epoch"] for a, b in itertools.pairwise(rates) if b["lr"] < a["lr"]]
+    drops = [b["epoch"] for a, b in itertools.pairwise(rates) if b["lr"] <= a["lr"] / 2]
     lines: list[dict[str, Any]] = [
         {
             "epoch": int(epoch),
