@@ -6,6 +6,8 @@ combinations of primary outputs (factored). Both are [Y, Y A] for a matrix Y wit
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -47,10 +49,22 @@ def plain_autograd(tensor: Tensor) -> bool:
     )
 
 
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Temporarily disable autocast on `tensor`'s device."""
+    # Entered only if autocast is enabled, to keep it out of traced and exported graphs.
+    if not isinstance(tensor, Tensor):  # a proxy of torch.fx
+        return nullcontext()
+    kind = tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # which raises for "meta"
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 class _AppendCombinations(torch.autograd.Function):
     """The formula without extra copies: both parts are written into one buffer.
 
-    The backward pass consists of differentiable operations, so it supports double backward.
+    The backward pass consists of differentiable operations, so it supports double backward. Under
+    autocast, too, it computes in the precision of the forward pass.
     """
 
     @staticmethod
@@ -73,26 +87,32 @@ class _AppendCombinations(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        columns, first, last, reduced = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        primary = columns.shape[1]
-        of_primary, of_secondary = grad[:, :primary], grad[:, primary:]
-        of_reduced, factor, of_first = of_secondary, last, None
-        if first is not None:
-            if torch.is_grad_enabled():  # double backward: the saved tensor has no graph
-                reduced = columns @ first
-            of_reduced, factor = of_secondary @ last.t(), first
-            of_first = columns.t() @ of_reduced if needs[1] else None
-        of_columns = None
-        if needs[0]:
-            # Use the layout of the columns, or the gradient would be copied into it.
-            if _column_major(columns):
-                of_columns = torch.addmm(of_primary.t(), factor, of_reduced.t()).t()
-            else:
-                of_columns = torch.addmm(of_primary, of_reduced, factor.t())
-        of_last = reduced.t() @ of_secondary if needs[2] else None
-        of_bias = grad.sum(dim=0) if needs[3] else None
-        return of_columns, of_first, of_last, of_bias
+        with without_autocast(grad):
+            return _gradients(ctx, grad)
+
+
+def _gradients(ctx, grad):
+    """By the four inputs of `_AppendCombinations`; None for those that need none."""
+    columns, first, last, reduced = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    primary = columns.shape[1]
+    of_primary, of_secondary = grad[:, :primary], grad[:, primary:]
+    of_reduced, factor, of_first = of_secondary, last, None
+    if first is not None:
+        if torch.is_grad_enabled():  # double backward: the saved tensor has no graph
+            reduced = columns @ first
+        of_reduced, factor = of_secondary @ last.t(), first
+        of_first = columns.t() @ of_reduced if needs[1] else None
+    of_columns = None
+    if needs[0]:
+        # Use the layout of the columns, or the gradient would be copied into it.
+        if _column_major(columns):
+            of_columns = torch.addmm(of_primary.t(), factor, of_reduced.t()).t()
+        else:
+            of_columns = torch.addmm(of_primary, of_reduced, factor.t())
+    of_last = reduced.t() @ of_secondary if needs[2] else None
+    of_bias = grad.sum(dim=0) if needs[3] else None
+    return of_columns, of_first, of_last, of_bias
 
 
 def _column_major(matrix: Tensor) -> bool:

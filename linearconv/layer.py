@@ -7,14 +7,13 @@ P primary and S secondary filters (F = P + S), R rank, KH x KW kernel.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linearconv.combine import append_combinations
+from linearconv.combine import append_combinations, without_autocast
 from linearconv.stand_in import check_plain, conv_arguments, inherit
 from linearconv.warm_start import fit_filters
 
@@ -305,15 +304,21 @@ class LinearConv2d(nn.Conv2d):
     def fuse(self) -> nn.Conv2d:
         """A plain `torch.nn.Conv2d` with the same outputs, for inference.
 
-        Mode, forward and backward hooks, and `requires_grad` (that of `primary`) are kept.
+        Mode, forward and backward hooks, and `requires_grad` (that of `primary`, or of what it is
+        parametrised by) are kept.
         """
         fused = nn.Conv2d(*conv_arguments(self), device="meta")
         order = torch.channels_last if is_channels_last(self.primary) else torch.contiguous_format
         fused.weight = nn.Parameter(self.weight.detach().clone(memory_format=order))
         if self.bias is not None:
             fused.bias = nn.Parameter(self.bias.detach().clone())
-        fused.requires_grad_(self.primary.requires_grad)
+        fused.requires_grad_(self._trains_filters())
         return inherit(fused, self)
+
+    def _trains_filters(self) -> bool:
+        """Whether the primary filters are trained; parametrised ones are by their parameters."""
+        sources = (p for name, p in self.named_parameters() if "primary" in name)
+        return any(parameter.requires_grad for parameter in sources)
 
     @classmethod
     @torch.no_grad()
@@ -384,17 +389,6 @@ def is_channels_last(tensor: Tensor) -> bool:
         and tensor.is_contiguous(memory_format=torch.channels_last)
         and not tensor.is_contiguous()
     )
-
-
-def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Temporarily disable autocast on `tensor`'s device."""
-    # Entered only if autocast is enabled, to keep it out of traced and exported graphs.
-    if not isinstance(tensor, Tensor):  # a proxy of torch.fx
-        return nullcontext()
-    kind = tensor.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):  # which raises for "meta"
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
 
 
 def _check_rank(rank: int | None, primary: int, secondary: int) -> None:

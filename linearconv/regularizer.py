@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from linearconv.combine import plain_autograd
-from linearconv.layer import is_channels_last, without_autocast
+from linearconv.combine import plain_autograd, without_autocast
+from linearconv.layer import is_channels_last
 
 
 class RegularizedConv2d(nn.Conv2d):
@@ -42,10 +42,13 @@ def _correlations(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The cosines (O, O) of the rows (O, D), and the inverse norms (O,); 0 for zero rows."""
     # Normalise the (O, O) products instead of the rows, to read the rows only once.
     products = rows @ rows.t()
-    squares = products.diagonal()
-    # Give zero rows an infinite norm, so that their correlation and gradient are 0.
-    inverse = squares.masked_fill(squares < torch.finfo(rows.dtype).tiny, math.inf).rsqrt()
+    inverse = _inverse_norms(products.diagonal())
     return products * inverse * inverse[:, None], inverse
+
+
+def _inverse_norms(squares: Tensor) -> Tensor:
+    """Of rows with these squared norms (O,); 0 for zero rows, whose correlation is then 0."""
+    return squares.masked_fill(squares < torch.finfo(squares.dtype).tiny, math.inf).rsqrt()
 
 
 def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
@@ -103,11 +106,16 @@ class _CorrelationLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         rows, signs, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # double backward: the saved tensors have no graph
-            matrix, inverse = _correlations(rows)
+        with without_autocast(rows):  # which a user may have around backward(), too
+            if not torch.is_grad_enabled():
+                return (signs * inverse * inverse[:, None]) @ rows * (2 * grad)
+            # Double backward: the saved tensors have no graph. Of unit rows, whose products do not
+            # overflow if torch differentiates them in half precision.
+            inverse = _inverse_norms(rows.square().sum(dim=1))
+            units = rows * inverse[:, None]
             signs = signs - signs.diagonal().diag()
-            signs = signs - (signs * matrix).sum(dim=1).diag()
-        return (signs * inverse * inverse[:, None]) @ rows * (2 * grad)
+            signs = signs - (signs * (units @ units.t())).sum(dim=1).diag()
+            return (signs @ units) * inverse[:, None] * (2 * grad)
 
 
 def regularized_filters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -155,3 +155,25 @@ def test_flat_filters_are_refused():
     """As FSDP1 leaves them, whose layers have one flat parameter."""
     with pytest.raises(ValueError, match="fully_shard"):
         correlation_loss(torch.randn(64))
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", [0.003, 1.0])
+def test_backward_within_autocast_is_in_full_precision(centered, dtype, norm):
+    """As outside of it: of small filters the inverse norms overflow in half precision."""
+    weight = torch.randn(8, 3, 3, 3, dtype=torch.float32)
+    weight = (norm * weight / weight.flatten(1).norm(dim=1)[:, None, None, None]).requires_grad_()
+    (expected,) = torch.autograd.grad(correlation_loss(weight, centered=centered), weight)
+    with torch.autocast("cpu", dtype=dtype):
+        (found,) = torch.autograd.grad(correlation_loss(weight, centered=centered), weight)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_double_backward_within_autocast_is_finite():
+    weight = (0.003 * torch.nn.functional.normalize(torch.randn(4, 9))).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = correlation_loss(weight)
+        (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+        (second,) = torch.autograd.grad((gradient * weight.detach().roll(1, 0)).sum(), weight)
+    assert gradient.isfinite().all() and second.isfinite().all()

@@ -327,3 +327,36 @@ def test_no_warning_on_construction():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LinearConv2d(6, 8, 3, rank=2)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_generated_weights_have_their_gradients_in_full_precision(rank):
+    """With backward() within autocast, too."""
+    layer = LinearConv2d(3, 8, 3, rank=rank, execution="generate")
+    target = torch.randn_like(layer.weight)
+
+    def gradients():
+        return torch.autograd.grad((layer.weight * target).sum(), [layer.primary, *layer.factors])
+
+    expected = gradients()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients()
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("how", ["plain", "weight_norm", "own"])
+def test_fusing_keeps_what_is_trained(how, trained):
+    """A parametrised layer is trained if its parameters are; a frozen one stays frozen."""
+    layer = LinearConv2d(3, 8, 3)
+    if how == "weight_norm":
+        nn.utils.parametrizations.weight_norm(layer, "primary")
+    elif how == "own":
+        nn.utils.parametrize.register_parametrization(layer, "primary", nn.Tanh())
+    layer.requires_grad_(trained)
+    images = torch.randn(2, 3, 8, 8)
+    outputs = layer(images)
+    fused = layer.fuse()
+    assert {p.requires_grad for p in fused.parameters()} == {trained}
+    torch.testing.assert_close(fused(images), outputs, rtol=1e-4, atol=1e-5)
