@@ -71,7 +71,8 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     _pickle_by_name(job)
     signal.signal(signal.SIGTERM, _interrupt)
     if {"-h", "--help"} & set(sys.argv[1:]):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` is no error
+        if hasattr(signal, "SIGPIPE"):  # not on Windows; `| head` is no error
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         print(usage(config_name))
         sys.exit(0)
     main = hydra.main(

@@ -60,11 +60,17 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
     """
     leaves, problems = _leaves(SCHEMAS[config_name]), []
     known = (*GROUPS[config_name], *leaves)
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+    neighbours = zip(["", *arguments], arguments, [*arguments[1:], ""], strict=False)
+    for before, argument, after in neighbours:
         key, equals, value = argument.lstrip("+~").partition("=")
         if argument.startswith("--") and argument.partition("=")[0] not in _hydra_options():
-            name = argument.lstrip("-").partition("=")[0].replace("-", "_")
-            problems.append(f"unknown option: {argument}, expected KEY=VALUE{_hint(name, leaves)}")
+            name, equals, value = argument.lstrip("-").partition("=")
+            name = name.replace("-", "_")
+            hint = _hint(name, leaves)
+            if name in known:  # as other programs write it
+                value = value if equals else re.sub(r"^-.*|.*=.*|^$", "...", after)
+                hint = f"; did you mean {name}={value}?"
+            problems.append(f"unknown option: {argument}, expected KEY=VALUE{hint}")
         if argument.startswith("-") or key.startswith("hydra") or "@" in key:
             continue
         if argument.startswith("~"):

@@ -145,7 +145,8 @@ class Runner:
                     self._tell()
                     time.sleep(POLL_S)
             finally:  # on an error in the runner, leave no process running
-                self._send(signal.SIGTERM)
+                for running in self._running:
+                    running.process.terminate()
                 for running in self._running:
                     running.process.wait()
         return self.results
@@ -155,7 +156,8 @@ class Runner:
         def count(signum: int, frame: object) -> None:
             self._signals += 1
 
-        kinds = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
         # Signals that are ignored (nohup, a shell's background jobs) stay ignored.
         kinds = [kind for kind in kinds if signal.getsignal(kind) is not signal.SIG_IGN]
         before = {kind: signal.signal(kind, count) for kind in kinds}
@@ -165,13 +167,10 @@ class Runner:
             for kind, handler in before.items():
                 signal.signal(kind, handler)
 
-    def _send(self, kind: signal.Signals) -> None:
-        for running in self._running:
-            running.process.send_signal(kind)
-
     def _stop_if_due(self) -> None:
         if self._signals > 1:
-            self._send(signal.SIGKILL)
+            for running in self._running:
+                running.process.kill()
         if self._stopped is not None:
             return
         if self._signals:
@@ -182,7 +181,8 @@ class Runner:
         elif time.monotonic() > self._deadline + self._overtime:
             self._stopped = Outcome.OUT_OF_TIME
         if self._stopped is not None:
-            self._send(signal.SIGTERM)
+            for running in self._running:
+                running.process.terminate()
 
     def _collect(self) -> None:
         for running in [r for r in self._running if r.process.poll() is not None]:

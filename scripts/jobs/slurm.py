@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import os
 import shutil
 import signal
@@ -208,7 +207,8 @@ class Cluster:
         """
         if self._name != "slurm":
             return set()
-        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={getpass.getuser()}"]
+        # By number: in a container a user may have no name.
+        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise UserError(f"squeue failed: {done.stderr.strip()}")

@@ -389,10 +389,35 @@ def test_mistakes_exit_2_with_one_message(cli, small):
             "--epochs=1",
             "unknown option: --epochs=1, expected KEY=VALUE; did you mean recipe.epochs?",
         ),
+        ("--max-minutes=4", "did you mean max_minutes=4?"),
     ):
         outcome = cli("train", *LRR, *small, override)
         assert outcome.code == 2 and word in outcome.err
         assert "Traceback" not in outcome.err and outcome.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(["--model", "base"], "model=base"), (["--seed", "model=base"], "seed=..."),
+     (["--seed"], "seed=..."), (["--model=base"], "model=base")],
+)  # fmt: skip
+def test_an_option_of_other_programs_is_answered_with_the_key(cli, arguments, meant):
+    outcome = cli("train", *arguments)
+    assert outcome.code == 2 and f"expected KEY=VALUE; did you mean {meant}?" in outcome.err
+
+
+@pytest.mark.parametrize("path", ["train.py", "eval.py", "scripts/reproduce.py"])
+def test_help_where_signals_are_missing(path):
+    """As on Windows."""
+    names = ("SIGPIPE", "SIGHUP", "SIGKILL")
+    code = (
+        f"import runpy, signal, sys; [delattr(signal, name) for name in {names}]; "
+        f"sys.argv = ['{path}', '--help']; runpy.run_path('{path}', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
 
 
 def test_other_data_gets_an_identity_of_its_own(cli, small, tmp_path, digits_root, caplog):

@@ -146,6 +146,12 @@ def slurm(tmp_path, monkeypatch):
     return lambda: [path.read_text() for path in sorted(tools.glob("given*"))]
 
 
+def test_the_queue_of_a_user_without_a_name(slurm, tmp_path):
+    """In a container: asked by number."""
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho \"$@\" | tr ' ' '\\n' | grep user\n")
+    assert Cluster(tmp_path, minutes=10, name="slurm").queue() == {f"--user={os.getuid()}"}
+
+
 def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
     baseline = small_run("vgg11", size=TINY)
     basis = small_run("vgg11_basis", size=TINY, baseline=baseline)

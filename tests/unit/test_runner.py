@@ -135,6 +135,12 @@ def test_a_second_signal_kills(job, run):
     assert time.monotonic() - began < 20
 
 
+def test_a_signal_that_a_system_lacks_is_done_without(job, run, monkeypatch):
+    """As on Windows; the others end the work."""
+    monkeypatch.delattr(signal, "SIGHUP")
+    assert outcomes(run([job("a", "kill -TERM $PPID; sleep 60")])) == {"a": "interrupted"}
+
+
 def test_a_killed_process_is_tried_once_more(job, run):
     results = run([job("a", "test -f tried || { touch tried; kill -9 $$; }")])
     assert outcomes(results) == {"a": "finished"}
