@@ -65,7 +65,11 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     if record is not None and record["science"] != identity:
         raise UserError(other_run(paths.record))
     if record is not None and not config.overwrite:
-        print(f"{paths.run_id} is already finished (overwrite=true runs it again)")
+        last = record["provenance"][-1]
+        print(
+            f"{paths.run_id} is already finished: what follows is its record, of a run on "
+            f"{last['device']}, started on {last['started'][:10]}; overwrite=true trains it here"
+        )
         now = model_sha256(config)
         starts = record["provenance"]
         if any(start.get(MODEL_FILE, now) != now for start in starts):  # absent in older records
@@ -312,7 +316,7 @@ def train_settings(config: TrainConfig, identity: Identity) -> TrainSettings:
 
 
 def summary(record: dict[str, Any], paths: RunPaths) -> str:
-    """The results of a run and the paths of its files."""
+    """The results of a run and the paths of its files, as far as they are here."""
     name = record["science"]
     validated = "val_acc_best" in record
     parts = [
@@ -323,14 +327,16 @@ def summary(record: dict[str, Any], paths: RunPaths) -> str:
         f"{record['params'] / 1e6:.2f} M parameters",
         f"{record['timing']['seconds']:.0f} s",
     ]
-    return "\n".join(
-        [
-            " | ".join(parts),
-            f"record      {paths.record}",
-            f"checkpoints {paths.checkpoints}/",
-            f"TensorBoard {paths.log}/",
-        ]
-    )
+    places = {
+        "record": paths.record,
+        "weights": paths.weights,
+        "checkpoints": paths.checkpoints,
+        "TensorBoard": paths.log,
+    }
+    files = [
+        f"{what:<11} {path}{'/' * path.is_dir()}" for what, path in places.items() if path.exists()
+    ]
+    return "\n".join([" | ".join(parts), *files])
 
 
 if __name__ == "__main__":

@@ -110,6 +110,15 @@ def test_the_same_command_twice_says_finished_and_needs_no_data(cli, places, tmp
     again = cli("train", *overrides, f"dataset.root={tmp_path}/nowhere")
     assert again.code == 0 and "already finished" in again.out
     assert path.read_bytes() == before and not (tmp_path / "nowhere").exists()
+    start = json.loads(before)["provenance"][-1]
+    assert f"of a run on {start['device']}, started on {start['started'][:10]}" in again.out
+    files = {"record", "weights", "checkpoints", "TensorBoard"}
+    assert {line.split()[0] for line in again.out.splitlines()} >= files
+    # As with a committed record: what is not here is not listed.
+    for gone in ("checkpoints", "logs"):
+        shutil.rmtree(tmp_path / gone)
+    listed = {line.split()[0] for line in cli("train", *overrides).out.splitlines()}
+    assert listed & files == {"record", "weights"}
 
 
 def interrupt_in_epoch(monkeypatch, epoch: int, error: type[BaseException]) -> None:
