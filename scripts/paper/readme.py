@@ -12,6 +12,7 @@ from scripts.paper.claims import Finding
 from scripts.paper.claims_text import Verdicts
 from scripts.paper.comparison import Accuracy
 from scripts.paper.figures.base import seeds
+from scripts.paper.figures.curves import cells_by_network
 from scripts.paper.figures.differences import WINDOWS, accuracy_frame, window_means
 from scripts.paper.formats import markdown_grid
 from scripts.paper.judging import groups
@@ -199,17 +200,17 @@ def runs_block(found: Verdicts) -> str:
 
 def windows_block(results: Results, model: str = "base") -> str:
     """The differences of some variants through the training, in points."""
-    cells = [cell for cell in all_cells() if (cell.model, cell.dataset) == (model, DATASET)]
-    frame = accuracy_frame(results, [cell for cell in cells if cell.alpha is None])
-    header = ["epochs", *(f"{first} to {last}" for first, last in WINDOWS)]
-    body = [
-        [
-            f"{ours} minus {theirs}",
-            *(f"{value:+.2f}" for value in window_means(frame, ours, theirs)),
-        ]
-        for ours, theirs in THROUGH
-        if {ours, theirs} <= set(frame)
-    ]
+    cells = cells_by_network()[DATASET, model]
+    frame = accuracy_frame(results, cells)
+    seeds_of = {cell.variant: len(results.records(cell)) for cell in cells}
+    header = ["epochs", *(f"{first} to {last}" for first, last in WINDOWS), "seeds"]
+    body = []
+    for ours, theirs in THROUGH:
+        if {ours, theirs} <= set(frame):
+            means = [f"{value:+.2f}" for value in window_means(frame, ours, theirs)]
+            body.append(
+                [f"{ours} minus {theirs}", *means, f"{seeds_of[ours]} vs {seeds_of[theirs]}"]
+            )
     return "\n".join(markdown_grid(Grid(header, body)))
 
 
