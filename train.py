@@ -226,6 +226,7 @@ def training_batches(config: TrainConfig, file: DatasetFile, device: torch.devic
         limit_train=config.dataset.limit_train,
         limit_test=config.dataset.limit_test,
         val_fraction=config.recipe.val_fraction,
+        strict=config.dataset.strict,
     )
     return DATA[config.runtime.data](
         dataset,

@@ -30,11 +30,14 @@ class DatasetConfig(DatasetSpec):
         root: the folder of packed datasets; default: $LINEARCONV_DATA, else datasets.
         limit_train: train on the first N images only; for quick tests.
         limit_test: test on the first N images only.
+        strict: of images of your own: refuse test images that are training images, too, instead of
+            warning.
     """
 
     root: str = "${oc.env:LINEARCONV_DATA,datasets}"
     limit_train: int | None = None
     limit_test: int | None = None
+    strict: bool = False
 
 
 @dataclass

@@ -37,6 +37,7 @@ def load_dataset(
     limit_train: int | None = None,
     limit_test: int | None = None,
     val_fraction: float = 0.0,
+    strict: bool = False,
 ) -> Dataset:
     """Load a dataset, downloading and packing it on first use; see `DatasetFile.load`.
 
@@ -46,9 +47,13 @@ def load_dataset(
         limit_train: keep only the first `limit_train` training images in canonical order.
         limit_test: the same for the test images.
         val_fraction: share of the (kept) training images to hold out for validation.
+        strict: refuse test images of a user's own that are training images, too, instead of
+            warning.
 
     Raises:
-        UserError: the data is damaged, does not match `spec`, or is missing and cannot be fetched.
+        UserError: the data is damaged, does not match `spec`, is missing and cannot be fetched, or
+            is not `strict`.
     """
-    file = DatasetFile(spec, root)
-    return file.load(limit_train=limit_train, limit_test=limit_test, val_fraction=val_fraction)
+    return DatasetFile(spec, root).load(
+        limit_train=limit_train, limit_test=limit_test, val_fraction=val_fraction, strict=strict
+    )

@@ -66,12 +66,13 @@ class DatasetFile:
         limit_train: int | None = None,
         limit_test: int | None = None,
         val_fraction: float = 0.0,
+        strict: bool = False,
     ) -> Dataset:
         """The images in canonical order; see `data.load_dataset`.
 
         Raises:
-            UserError: the data is damaged, does not match the spec, or is missing and cannot be
-                fetched.
+            UserError: the data is damaged, does not match the spec, is missing and cannot be
+                fetched, or is not `strict`.
         """
         self._fetch()
         dataset = self._dataset
@@ -82,6 +83,8 @@ class DatasetFile:
             )
         if self.digest != self.spec.published:
             log.warning("%s: the run gets its own identity and fills no table cell", self.unknown)
+        if self.spec.own:  # the published ones are the paper's as they are
+            dataset.report_shared(self.path, strict=strict, option="dataset.strict=true")
         return dataset.limited(limit_train, limit_test).hold_out(val_fraction)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data.image_folder import (
-    check_same_classes,
-    class_files,
-    open_upright,
-    read_all,
-    split_folders,
-)
+from data.class_folders import check_same_classes, class_files, split_folders
+from data.duplicates import report_shared, shared_pictures
+from data.image_folder import open_upright, read_all
 from data.spec import Normalisation
 from linearconv.engine.seeding import generator, seeded
 from linearconv.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Tensor]
 """PIL image -> (3, H, W); draws from torch's global generator, if at random."""
@@ -43,6 +42,7 @@ class FolderBatches:
         seed: of this choice and of everything random in training.
         workers: processes that read images; 0: the calling one reads them.
         device: of the batches.
+        strict: refuse test images that are training images, too, instead of warning.
 
     Attributes:
         classes: number of classes.
@@ -50,7 +50,8 @@ class FolderBatches:
         sizes: number of images in each training batch of an epoch.
 
     Raises:
-        UserError: a split is missing or empty, their classes differ, or an image is damaged.
+        UserError: a split is missing or empty, their classes differ, an image is damaged, or what
+            is not `strict`.
     """
 
     def __init__(
@@ -65,14 +66,13 @@ class FolderBatches:
         seed: int,
         workers: int,
         device: torch.device,
+        strict: bool = False,
     ) -> None:
         train, test = _samples(folder)
         self.classes = 1 + max(label for _, label in train)
         chosen = torch.randperm(len(train), generator=generator("folder", seed, 0))[:limit]
         self._train, self._test = [train[i] for i in chosen.tolist()], test
-        for samples in (self._train, self._test):
-            files = [path for path, _ in samples]
-            read_all(files, _check, folder, threads=max(1, workers))
+        _check(folder, self._train, self._test, threads=max(1, workers), strict=strict)
         self.train_size = len(self._train)
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         full, rest = divmod(self.train_size, batch_size)
@@ -129,7 +129,7 @@ class _Images(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        image, _ = open_upright(path)
+        image = open_upright(path).image
         with seeded("folder-image", *self.seed, index):
             return self.transform(image), label
 
@@ -150,9 +150,27 @@ def _samples(folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int
     )
 
 
-def _check(path: Path) -> None:
-    """Decode an image, since damage should be found before training."""
-    open_upright(path)
+def _check(
+    folder: Path,
+    train: list[tuple[Path, int]],
+    test: list[tuple[Path, int]],
+    *,
+    threads: int,
+    strict: bool,
+) -> None:
+    """Decode all images, since damage should be found before training, and compare them."""
+
+    def read(path: Path) -> tuple[bytes, bool]:
+        upright = open_upright(path)
+        return upright.digest, upright.transparent
+
+    files = [path for path, _ in (*train, *test)]
+    digests, transparent = zip(*read_all(files, read, folder, threads=threads), strict=True)
+    if any(transparent):
+        log.warning("%d of %d images are transparent: shown on white", sum(transparent), len(files))
+    pairs = shared_pictures(digests[: len(train)], digests[len(train) :])
+    names = [(test[i][0].relative_to(folder), train[j][0].relative_to(folder)) for i, j in pairs]
+    report_shared(names, len(test), folder, strict=strict, option="--strict")
 
 
 def _transforms(size: int, normalisation: Normalisation) -> tuple[Transform, Transform]:

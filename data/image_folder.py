@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.batches import SIZE
+from data.class_folders import SHOWN, Files, check_same_classes, class_files, split_folders
+from data.duplicates import report_shared, shared_pictures
 from linearconv.errors import UserError
-
-Files = dict[str, list[Path]]
-"""The image files of each class."""
 
 T = TypeVar("T")
 
-SHOWN = 5
-"""Files named in an error message."""
 
-SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
-"""Names of folders that hardly are classes, in lower case."""
+class Upright(NamedTuple):
+    """An image as it is looked at.
+
+    Attributes:
+        image: in RGB.
+        size: width and height in the file.
+        transparent: whether some of its pixels are, which are shown on white.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    transparent: bool
+
+    @property
+    def digest(self) -> bytes:
+        """The same for the same picture, in whichever lossless format."""
+        return hashlib.sha256(f"{self.image.size}".encode() + self.image.tobytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -34,40 +46,50 @@ class _Picture:
     """An image file.
 
     Attributes:
+        path: the file.
         pixels: (32, 32, 3) uint8.
         size: width and height in the file.
+        transparent: see `Upright`.
         sha256: of the file.
     """
 
+    path: Path
     pixels: np.ndarray
     size: tuple[int, int]
+    transparent: bool
     sha256: bytes
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the pixels."""
+        return hashlib.sha256(self.pixels.tobytes()).digest()
 
 
 def read_folder(
-    folder: Path, *, test_fraction: float | None = None
+    folder: Path, *, test_fraction: float | None = None, strict: bool = False
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read the images in `<folder>/train/<class>/` and `test/<class>/` or in `<folder>/<class>/`.
 
     Without a folder for test images (`test` or `val`), `test_fraction` of each class's images, at
     least one, are the test images: those whose files have the lowest sha256, whatever the files
-    are called. Classes are the folders' names, sorted; each has images, and may have more in
-    folders below.
+    are called. The same picture several times is on one side. Classes are the folders' names,
+    sorted; each has images, and may have more in folders below.
 
     Images are resized so that their shorter side has 32 pixels (bilinear, antialiased), and the
     longer side is cropped at the centre. If all are grey they have one channel, else three;
-    transparency is dropped.
+    transparent ones are shown on white.
 
     Args:
         folder: the folder.
         test_fraction: default 0.2; only for a folder without test images.
+        strict: refuse test images that are training images, too, instead of warning.
 
     Returns:
         The arrays of `data.packed.KEYS`, and what was done to the images, in sentences.
 
     Raises:
         UserError: no or too few images, folders that hardly are classes, a file that cannot be
-            read, or a wrong `test_fraction`.
+            read, a wrong `test_fraction`, or what is not `strict`.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected one with a folder of images per class")
@@ -88,6 +110,7 @@ def read_folder(
         (test,) = rest
     else:
         test, train = _take_test_share(train, fraction)
+    _report_shared(folder, train, test, strict=strict)
     arrays = {"classes": np.array(list(train))}
     for split, classes in (("train", train), ("test", test)):
         arrays[f"{split}_images"] = np.stack([p.pixels for c in classes.values() for p in c])
@@ -101,103 +124,16 @@ def read_folder(
         else f"test images: those in {test_folder.name}/"
     )
     pictures = [p for classes in (train, test) for c in classes.values() for p in c]
-    return arrays, [origin, *_resizing(pictures)]
+    return arrays, [origin, *_copies(train, test), *_changes(pictures)]
 
 
-def split_folders(folder: Path, otherwise: str = "") -> tuple[Path, Path | None]:
-    """The folders of training and of test images; None without one for test images.
-
-    A folder `train` that has images instead of folders is a class of that name.
-
-    Args:
-        folder: with the two.
-        otherwise: what else can be done if there are training images alone, for the message.
-
-    Raises:
-        UserError: there are training images alone.
-    """
-    train = folder / "train"
-    if not (train.is_dir() and _folders(train)):
-        return folder, None
-    for name in ("test", "val"):
-        if (folder / name).is_dir():
-            return train, folder / name
-    raise UserError(f"{folder} has train/ but neither test/ nor val/: add one{otherwise}")
-
-
-def _folders(folder: Path) -> list[Path]:
-    folders = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return sorted(folders, key=lambda path: path.name)  # paths ignore case on Windows
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """The files in a folder and in those below, linked ones too.
-
-    Hidden ones are left out: thumbnails are copies of images.
-    """
-    entered = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        status = Path(root).stat()
-        if (status.st_dev, status.st_ino) in entered:  # a link to a folder above
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(root, name) for name in names if not name.startswith("."))
-        # A link to nothing is an image that is missing: reading it will say so.
-        yield from (path for path in paths if path.is_file() or path.is_symlink())
-
-
-def class_files(folder: Path) -> Files:
-    """The files of each class, hidden ones and those in hidden folders left out.
-
-    Raises:
-        UserError: there are fewer than two classes, or one without files.
-    """
-    files = {path.name: sorted(_files_below(path)) for path in _folders(folder)}
-    _check_classes(folder, files)
-    empty = [name for name, found in files.items() if not found]
-    if len(files) < 2 or empty:
-        raise UserError(
-            f"{folder} has "
-            + (f"no images in {', '.join(empty)}" if empty else f"{len(files)} folder(s)")
-            + "; expected two folders or more, one for each class, with its images in it"
-        )
-    return files
-
-
-def check_same_classes(
-    train_folder: Path, train: dict[str, Any], test_folder: Path, test: dict[str, Any]
-) -> None:
-    """Check that the training and the test images have the same classes, the keys.
-
-    Raises:
-        UserError: they differ.
-    """
-    if list(test) != list(train):
-        raise UserError(
-            f"{train_folder} has the classes {', '.join(train)}, but {test_folder} "
-            f"{', '.join(test)}: expected the same"
-        )
-
-
-def _check_classes(folder: Path, files: Files) -> None:
-    """Reject folders that are groups of classes, as Train/ and Test/ are, and not classes."""
-    groups = [
-        name
-        for name, found in files.items()
-        if found and all(path.parent != folder / name for path in found)
+def _report_shared(folder: Path, *splits: dict[str, list[_Picture]], strict: bool) -> None:
+    train, test = ([p for pictures in split.values() for p in pictures] for split in splits)
+    pairs = shared_pictures([p.digest for p in train], [p.digest for p in test])
+    names = [
+        (test[i].path.relative_to(folder), train[j].path.relative_to(folder)) for i, j in pairs
     ]
-    splits = [name for name in files if name.lower() in SPLITS]
-    if not groups and len(splits) < 2:  # one may be a class: of vehicles, say
-        return
-    names = groups or splits
-    reason = "only folders in them" if groups else "names of splits"
-    raise UserError(
-        f"{folder}: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)} have {reason}, "
-        "expected one folder for each class, with its images in it. Folders of training and of "
-        "test images, each with the folders of the classes: rename them to train/ and test/"
-    )
+    report_shared(names, len(test), folder, strict=strict, option="--strict")
 
 
 def _pictures(splits: list[Files], folder: Path) -> list[dict[str, list[_Picture]]]:
@@ -250,14 +186,14 @@ def read_all(
 def _read(path: Path) -> _Picture:
     """Read one image for a dataset of 32x32 pixels."""
     content = path.read_bytes()
-    upright, size = open_upright(io.BytesIO(content))
-    if upright.size != (SIZE, SIZE):
-        upright = ImageOps.fit(upright, (SIZE, SIZE), Image.Resampling.BILINEAR)
-    return _Picture(np.asarray(upright), size, hashlib.sha256(content).digest())
+    image, size, transparent = open_upright(io.BytesIO(content))
+    if image.size != (SIZE, SIZE):
+        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)
+    return _Picture(path, np.asarray(image), size, transparent, hashlib.sha256(content).digest())
 
 
-def open_upright(file: Path | io.BytesIO) -> tuple[Image.Image, tuple[int, int]]:
-    """An image in RGB, turned upright as its EXIF data says, and its size in the file.
+def open_upright(file: Path | io.BytesIO) -> Upright:
+    """An image in RGB, on white and turned upright as its EXIF data says.
 
     Raises:
         Exception: it cannot be read, or has more than 8 bits per channel.
@@ -267,7 +203,15 @@ def open_upright(file: Path | io.BytesIO) -> tuple[Image.Image, tuple[int, int]]
             raise ValueError(f"mode {image.mode}, expected 8 bits per channel")
         if _more_than_8_bits(image):
             raise ValueError("16 bits per channel, expected 8")
-        return ImageOps.exif_transpose(image).convert("RGB"), image.size
+        upright = ImageOps.exif_transpose(image)
+        if not upright.has_transparency_data:
+            return Upright(upright.convert("RGB"), image.size, False)
+        colours = upright.convert("RGBA")  # which are any where nothing is to be seen
+        white = Image.new("RGBA", colours.size, "white")
+        transparent = colours.getchannel("A").getextrema()[0] < 255
+        return Upright(
+            Image.alpha_composite(white, colours).convert("RGB"), image.size, transparent
+        )
 
 
 def _more_than_8_bits(image: Image.Image) -> bool:
@@ -287,14 +231,30 @@ def _more_than_8_bits(image: Image.Image) -> bool:
 def _take_test_share(
     classes: dict[str, list[_Picture]], fraction: float
 ) -> tuple[dict[str, list[_Picture]], dict[str, list[_Picture]]]:
-    """Split each class into test and training images, independently of names and order."""
+    """Split each class into test and training images, independently of names and order.
+
+    The files with one picture stay together.
+    """
     test, train = {}, {}
     for name, pictures in classes.items():
-        if len(pictures) < 2:
-            raise UserError(f"{name}/ has one image; expected one to train on and one to test on")
-        ordered = sorted(pictures, key=lambda picture: picture.sha256)
-        count = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
-        test[name], train[name] = ordered[:count], ordered[count:]
+        groups: dict[bytes, list[_Picture]] = {}
+        for picture in sorted(pictures, key=lambda picture: picture.sha256):
+            groups.setdefault(picture.digest, []).append(picture)
+        if len(groups) < 2:
+            copies = f" ({len(pictures)} times)" if len(pictures) > 1 else ""
+            raise UserError(
+                f"{name}/ has one image{copies}; expected one to train on and one to test on"
+            )
+        count = min(max(1, round(fraction * len(pictures))), len(pictures) - 1)
+        chosen, taken = set(), 0
+        for digest, group in groups.items():
+            if taken + len(group) <= count:
+                chosen.add(digest)
+                taken += len(group)
+        chosen = chosen or {min(groups, key=lambda digest: len(groups[digest]))}
+        pictures = [picture for group in groups.values() for picture in group]
+        test[name] = [picture for picture in pictures if picture.digest in chosen]
+        train[name] = [picture for picture in pictures if picture.digest not in chosen]
     return test, train
 
 
@@ -306,13 +266,26 @@ def _drop_colours_of_grey(arrays: dict[str, np.ndarray]) -> None:
             arrays[key] = arrays[key][..., :1]
 
 
-def _resizing(pictures: list[_Picture]) -> list[str]:
-    """What was done to images of other sizes."""
+def _copies(*splits: dict[str, list[_Picture]]) -> list[str]:
+    """How many pictures are there several times."""
+    pictures = [p for split in splits for each in split.values() for p in each]
+    copies = len(pictures) - len({p.digest for p in pictures})
+    return [f"{copies} of {len(pictures)} images are copies of others"] if copies else []
+
+
+def _changes(pictures: list[_Picture]) -> list[str]:
+    """What was done to images of other sizes, and to transparent ones."""
     resized = [p for p in pictures if p.size != (SIZE, SIZE)]
     cropped = sum(p.size[0] != p.size[1] for p in resized)
-    if not resized:
-        return []
-    note = f"{len(resized)} of {len(pictures)} images were resized to 32x32 (bilinear, antialiased)"
-    if cropped:
-        note += f", {cropped} of them cropped at the centre, since they are not square"
-    return [note]
+    transparent = sum(p.transparent for p in pictures)
+    notes = []
+    if resized:
+        notes.append(
+            f"{len(resized)} of {len(pictures)} images were resized to 32x32 (bilinear, "
+            "antialiased)"
+            + f", {cropped} of them cropped at the centre, since they are not square"
+            * bool(cropped)
+        )
+    if transparent:
+        notes.append(f"{transparent} of {len(pictures)} images are transparent: shown on white")
+    return notes

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.duplicates import Pairs, report_shared, shared_pictures
 from data.spec import DatasetSpec, Normalisation
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
@@ -62,6 +63,7 @@ class Dataset:
         digest: sha256 of the whole dataset, before `limited` and `hold_out`.
         val: training images held out for model selection, or None.
         official: the official files that it was packed from, see `spec.official_files`, or None.
+        shared: test images that are training images, too, by their places in the file.
     """
 
     train: Split
@@ -70,6 +72,7 @@ class Dataset:
     digest: str
     val: Split | None = None
     official: str | None = None
+    shared: Pairs = ()
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -87,6 +90,11 @@ class Dataset:
             mean.append(round(float(average), 5))
             std.append(round(float(np.average((levels - average) ** 2, weights=counts) ** 0.5), 5))
         return Normalisation(mean, std)
+
+    def report_shared(self, path: Path, *, strict: bool, option: str) -> None:
+        """Say which test images of the file are training images; see `data.duplicates`."""
+        names = [(f"test_images[{i}]", f"train_images[{j}]") for i, j in self.shared]
+        report_shared(names, len(self.test), path, strict=strict, option=option)
 
     def limited(self, train: int | None, test: int | None) -> Dataset:
         """Keep only the first `train` and `test` images, in canonical order (None: all)."""
@@ -134,7 +142,7 @@ def write_packed(
         arrays: the dataset.
         official: the verified official files that they were read from; see `spec.official_files`.
     """
-    digest = _digest(*(_canonical(split) for split in _splits(arrays)))
+    digest = _digest(*(_canonical(split, _image_digests(split)) for split in _splits(arrays)))
     facts = {DIGEST: digest} | ({OFFICIAL: official} if official else {})
     with atomic_write(path) as file:
         np.savez(file, **arrays, **{key: np.array(value) for key, value in facts.items()})
@@ -207,7 +215,9 @@ def _read_file(
     for key in ("train_labels", "test_labels"):
         _check_labels(path, key, arrays[key], len(classes))
         arrays[key] = arrays[key].astype(np.int64)
-    train, test = (_canonical(split) for split in _splits(arrays))
+    splits = _splits(arrays)
+    digests = [_image_digests(split) for split in splits]
+    train, test = map(_canonical, splits, digests)
     digest = _digest(train, test)
     if DIGEST in arrays and digest != str(arrays[DIGEST]):
         raise UserError(
@@ -215,7 +225,8 @@ def _read_file(
             f"a file that is changed on purpose must not contain the array {DIGEST}"
         )
     official = str(arrays[OFFICIAL]) if OFFICIAL in arrays and DIGEST in arrays else None
-    return Dataset(train, test, classes, digest, official=official)
+    shared = shared_pictures(*digests)
+    return Dataset(train, test, classes, digest, official=official, shared=shared)
 
 
 def _check_kind(path: Path, name: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -316,10 +327,14 @@ def _splits(arrays: Mapping[str, np.ndarray]) -> tuple[Split, Split]:
     return tuple(Split(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test"))
 
 
-def _canonical(split: Split) -> Split:
-    """Sort by (sha256 of the image's bytes, label), independent of the order in the file."""
+def _image_digests(split: Split) -> list[bytes]:
+    """The sha256 of each image's bytes."""
     rows = np.ascontiguousarray(split.images).reshape(len(split), -1)
-    digests = [hashlib.sha256(row).digest() for row in rows]
+    return [hashlib.sha256(row).digest() for row in rows]
+
+
+def _canonical(split: Split, digests: list[bytes]) -> Split:
+    """Sort by (sha256 of the image's bytes, label), independent of the order in the file."""
     order = sorted(range(len(split)), key=lambda i: (digests[i], split.labels[i]))
     return split[np.array(order, dtype=np.int64)]
 

@@ -76,6 +76,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for option, given, applies, belongs_to in (
         ("--test-fraction", args.test_fraction is not None, folder, "--from-folder"),
         ("--flip", args.flip is not None, own, "--from-folder and --from-npz"),
+        ("--strict", args.strict, own, "--from-folder and --from-npz"),
         ("--overwrite", args.overwrite, own, "--from-folder and --from-npz"),
         ("--offline", args.offline, not own, "datasets that are downloaded"),
     ):
@@ -127,6 +128,11 @@ def options() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="mirror half the training images; wrong for digits and letters (default: no)",
     )
+    own.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse test images that are training images, too, instead of warning",
+    )
     own.add_argument("--overwrite", action="store_true", help="replace a dataset of your own")
     return parser
 
@@ -137,9 +143,9 @@ def pack_own(args: argparse.Namespace) -> str:
     check_new_name(args.name, path, overwrite=args.overwrite)
     if args.from_folder is not None:
         folder = args.from_folder.expanduser()
-        arrays, notes = read_folder(folder, test_fraction=args.test_fraction)
+        arrays, notes = read_folder(folder, test_fraction=args.test_fraction, strict=args.strict)
     else:
-        arrays, notes = read_npz(args.from_npz.expanduser()), []
+        arrays, notes = read_npz(args.from_npz.expanduser(), strict=args.strict), []
     source = args.from_folder or args.from_npz
     spec, config = write_described(path, arrays, args.name, source=source, flip=bool(args.flip))
     shape = "x".join(map(str, (spec.image_size, spec.image_size, spec.channels)))
@@ -190,14 +196,15 @@ def class_counts(arrays: Mapping[str, np.ndarray]) -> str:
     return ", ".join(counts[:SHOWN] + [f"and {len(counts) - SHOWN} more"] * (len(counts) > SHOWN))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path, *, strict: bool) -> dict[str, np.ndarray]:
     """The arrays of a user's file, checked, in the form that packed files have.
 
     Raises:
-        UserError: the file is missing, or cannot be trained on.
+        UserError: the file is missing, cannot be trained on, or is not `strict`.
     """
     describe(path)
     dataset = read_file(path)
+    dataset.report_shared(path, strict=strict, option="--strict")
     splits = (dataset.train, dataset.test)
     arrays = [part for split in splits for part in (split.images, split.labels)]
     return dict(zip(KEYS, [*arrays, np.array(dataset.classes)], strict=True))

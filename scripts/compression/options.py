@@ -51,6 +51,11 @@ def parse(description: str) -> argparse.Namespace:
         help="a dataset, or a folder with train/<class>/ and test/<class>/ (or val/); a folder "
         "that is called like a dataset is ./NAME; default: %(default)s",
     )
+    option(
+        "--strict",
+        action="store_true",
+        help="refuse test images that are training images, too, instead of warning",
+    )
     option("--image-size", type=int, help=f"of the images of a folder ({IMAGE_SIZE})")
     option(
         "--train-images",

@@ -98,8 +98,8 @@ def test_unusable_images_replace_nothing(pack, tmp_path):
     assert "\nclasses (training + test images): a 2 + 1, b 2 + 1\n" in packed.out
     files = [tmp_path / "letters.npz", tmp_path / "configs" / "dataset" / "letters.yaml"]
     before = [file.read_bytes() for file in files]
-    black = np.zeros((32, 32, 3), np.uint8)
-    refused = pack(black, black, black, black, options=("--overwrite",))
+    without_red = [np.full((32, 32, 3), (0, i, i), np.uint8) for i in range(4)]
+    refused = pack(*without_red, options=("--overwrite",))
     assert refused.code == 2 and f"{tmp_path}/photos: train_images have a channel" in refused.err
     assert [file.read_bytes() for file in files] == before
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "configs", "letters.npz"}

@@ -25,10 +25,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def batches(folder, *, workers=0, seed=0, size=16, limit=None) -> FolderBatches:
+def batches(folder, *, workers=0, seed=0, size=16, limit=None, strict=False) -> FolderBatches:
     return FolderBatches(
         folder, size=size, normalisation=NORMALISATION, batch_size=4, eval_batch_size=4,
-        limit=limit, seed=seed, workers=workers, device=torch.device("cpu"),
+        limit=limit, seed=seed, workers=workers, device=torch.device("cpu"), strict=strict,
     )  # fmt: skip
 
 
@@ -54,6 +54,19 @@ def test_each_image_is_cropped_in_its_own_way(folder):
         other.write_bytes(first.read_bytes())
     images = train_images(folder)
     assert len({tuple(image.flatten().tolist()) for image in images}) == 6
+
+
+def test_pictures_of_both_splits_and_transparent_ones_are_named(folder, caplog):
+    image = Image.open(folder / "train" / "cat" / "0.png")
+    image.save(folder / "val" / "dog" / "0.tif")  # the same pixels
+    image.putalpha(100)
+    image.save(folder / "train" / "cat" / "1.png")
+    batches(folder)
+    transparent, shared = caplog.messages
+    assert transparent == "1 of 9 images are transparent: shown on white"
+    assert "1 of 3 test images are" in shared and "val/dog/0.tif = train/cat/0.png" in shared
+    with pytest.raises(UserError, match="1 of 3 test images .* leave out --strict"):
+        batches(folder, strict=True)
 
 
 def test_labels_sizes_and_the_limit(folder):
@@ -116,7 +129,7 @@ def test_images_are_turned_upright_and_hidden_files_left_out(folder):
 def test_damaged_images_are_named_before_training(folder):
     path = folder / "train" / "dog" / "1.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=rf"1 of 6 files in .* cannot be read as images: {path}"):
+    with pytest.raises(UserError, match=rf"1 of 8 files in .* cannot be read as images: {path}"):
         batches(folder)
 
 

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from configs import compose, dataset_config, dataset_names, identify, run_id
 from configs.own_dataset import check_new_name
 from data import DatasetFile, packed
-from data.image_folder import class_files, read_folder
+from data.class_folders import class_files
+from data.image_folder import read_folder
 from data.own import describe, name_of
 from data.packed import write_packed
 from eval import dataset_of
@@ -286,6 +287,116 @@ def test_hidden_files_and_folders_are_left_out(folder):
     assert found == {"cat": 10, "dog": 10}
 
 
+def test_what_systems_put_into_folders_is_left_out(folder):
+    """As classes, in classes, and in training and test folders."""
+    before = read_folder(folder)[0]
+    for name in ("@eaDir", "#recycle", "@Recycle", ".@__thumb", "__MACOSX", "$RECYCLE.BIN"):
+        for place in (folder, folder / "cat"):
+            picture(place / name / "0.png", seed=1)
+            picture(place / name / "deeper" / "1.png", seed=2)
+    for name in ("Thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r"):
+        (folder / name).write_bytes(b"no image")
+        (folder / "dog" / name).write_bytes(b"no image")
+    for key, value in read_folder(folder)[0].items():
+        np.testing.assert_array_equal(value, before[key])
+    for name in ("train", "val"):
+        (folder / name).mkdir()
+        for label in ("cat", "dog"):
+            shutil.copytree(folder / label, folder / name / label)
+        picture(folder / name / "@eaDir" / "0.png")
+    assert len(read_folder(folder)[0]["train_labels"]) == 20
+
+
+def test_the_same_picture_is_on_one_side(folder, caplog):
+    """Whatever its file is called, and in whichever format it was saved."""
+    for i in range(10):
+        Image.open(folder / "cat" / f"{i}.png").save(folder / "cat" / f"again{i}.bmp")
+    (folder / "dog" / "copy.png").write_bytes((folder / "dog" / "0.png").read_bytes())
+    arrays, notes = read_folder(folder, test_fraction=0.5)
+    train, test = (
+        {image.tobytes() for image in arrays[f"{split}_images"]} for split in ("train", "test")
+    )
+    assert len(train) + len(test) == 20 and not train & test and not caplog.text
+    assert "11 of 31 images are copies of others" in notes
+    assert np.bincount(arrays["test_labels"])[0] == 10  # copies count
+    for path in list((folder / "cat").iterdir()):
+        path.write_bytes((folder / "dog" / "0.png").read_bytes())
+    with pytest.raises(UserError, match=r"cat/ has one image \(20 times\)"):
+        read_folder(folder)
+    picture(folder / "cat" / "0.png", seed=7)  # no group is small enough for the share
+    assert np.bincount(read_folder(folder, test_fraction=0.01)[0]["test_labels"])[0] == 1
+
+
+def test_pictures_of_both_splits_are_named_once(folder, caplog):
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            shutil.copytree(folder / label, folder / split / label)
+    for i, path in enumerate(sorted((folder / "test").rglob("*.png"))[:-4]):
+        picture(path, seed=100 + i)
+    Image.open(folder / "test" / "dog" / "9.png").save(folder / "test" / "dog" / "9.tif")
+    (folder / "test" / "dog" / "9.png").unlink()
+    read_folder(folder)
+    (message,) = caplog.messages
+    assert "4 of 20 test images are training images, too (test/dog/6.png = train/dog/6.png" in (
+        message
+    )
+    assert message.endswith("--strict refuses them") and "..." in message
+    with pytest.raises(UserError, match="4 of 20 test images .* or leave out --strict"):
+        read_folder(folder, strict=True)
+
+
+def test_test_images_of_a_file_that_are_training_images(save, caplog):
+    images = own_arrays()["test_images"]
+    images[4] = IMAGES[17]
+    path = save(test_images=images)
+    config = compose([*BASE, f"dataset.path={path}"]).dataset
+    DatasetFile(config, Path("datasets")).load()
+    (message,) = caplog.messages
+    assert f"{path}: 1 of 6 test images are" in message
+    assert "test_images[4] = train_images[17]" in message
+    with pytest.raises(UserError, match=r"1 of 6 .* leave out dataset.strict=true"):
+        DatasetFile(config, Path("datasets")).load(strict=True)
+    first = compose([*BASE, f"dataset.path={path}"])
+    strict = compose([*BASE, f"dataset.path={path}", "dataset.strict=true"])
+    assert identify(first) == identify(strict)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pictures_are_shown_on_white(tmp_path, mode):
+    """Their colours are black wherever they cannot be seen, in all pictures of a class."""
+    shapes = []
+    for i in range(4):
+        for label in ("circle", "square"):
+            alpha = np.zeros((32, 32), np.uint8)
+            alpha[i : i + 8 * (1 + (label == "square"))] = 255
+            shapes.append(alpha)
+            image = Image.new("RGBA", (32, 32))
+            image.putalpha(Image.fromarray(alpha))
+            (tmp_path / label).mkdir(exist_ok=True)
+            image.convert(mode).save(tmp_path / label / f"{i}.png")
+    arrays, notes = read_folder(tmp_path)
+    found = {i.tobytes() for s in ("train", "test") for i in arrays[f"{s}_images"]}
+    assert found == {(255 - alpha).tobytes() for alpha in shapes}
+    assert notes[-1] == "8 of 8 images are transparent: shown on white"
+
+
+def test_names_of_classes_are_text_in_one_spelling(folder):
+    """macOS stores an accent apart from its letter; other systems store any bytes."""
+    for split in ("train", "test"):
+        accent = {"train": "caf\u00e9", "test": "cafe\u0301"}[split]
+        for i, name in enumerate((accent, os.fsdecode(b"caf\xe9"))):
+            picture(folder / split / name / "0.png", seed=50 + 10 * i + len(split))
+    arrays, _ = read_folder(folder)
+    names = arrays["classes"].tolist()
+    assert names == ["caf\\xe9", "caf\u00e9"]
+    "".join(names).encode()
+    for split in ("train", "test"):
+        picture(folder / split / "cafe\u0301" / "1.png", seed=90 + len(split))
+        picture(folder / split / "caf\u00e9" / "2.png", seed=95 + len(split))
+    arrays, _ = read_folder(folder)
+    assert np.bincount(arrays["train_labels"]).tolist() == [1, 3]
+
+
 def test_linked_folders_and_files_are_read(folder, tmp_path):
     for i in range(3):
         picture(tmp_path / "elsewhere" / f"{i}.png", seed=100 + i)
@@ -349,11 +460,11 @@ def test_the_test_share_depends_on_the_images_alone(folder):
 
 @pytest.mark.parametrize("name", ["test", "val"])
 def test_a_split_is_the_users(folder, name):
-    for label in ("dog", "cat"):
+    for i, label in enumerate(("dog", "cat")):
         (folder / "train").mkdir(exist_ok=True)
         (folder / label).rename(folder / "train" / label)
-        picture(folder / name / label / "a" / "deep.png", seed=99)
-        picture(folder / name / label / "0.png", seed=98)
+        picture(folder / name / label / "a" / "deep.png", seed=96 + i)
+        picture(folder / name / label / "0.png", seed=98 + i)
         (folder / name / label / ".DS_Store").write_text("hidden")
     arrays, notes = read_folder(folder)
     assert len(arrays["train_labels"]) == 20 and arrays["test_labels"].tolist() == [0, 0, 1, 1]
