@@ -10,6 +10,11 @@ DEMO := results_dir=demo/results checkpoint_dir=demo/checkpoints log_dir=demo/lo
 
 .DEFAULT_GOAL := help
 
+# The oldest Python that pyproject.toml allows; an older one fails deep inside pip.
+define check_python
+$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "$(PYTHON) is Python %d.%d, expected 3.11 or later: make setup PYTHON=python3.12" % v[:2])'
+endef
+
 # install(venv, requirements): a fresh virtual environment with the project installed editable.
 define install
 if command -v uv >/dev/null 2>&1; then \
@@ -28,6 +33,7 @@ help:  ## list the targets
 setup: $(VENV)/.installed  ## create .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml
+	@$(check_python)
 	@echo "installing into $(VENV) (some GB with a CUDA build of torch) ..."
 	@$(call install,$(VENV),$(PROJECT))
 	@touch $@

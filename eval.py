@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from data.packed import packed_path
 from linearconv import fuse
 from linearconv.engine.checkpoint import Checkpoints, load, load_weights
 from linearconv.engine.device import resolve_device
+from linearconv.engine.lock import RunLocked
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.record import read_record
+from linearconv.engine.run import RunPaths, settle
 from linearconv.engine.step import evaluate
 from linearconv.engine.weights import MAX_PARAMETERS, read_weights, weights_path
 from linearconv.errors import UserError, did_you_mean
@@ -39,6 +42,8 @@ def main(config: EvalConfig, overrides: list[str]) -> None:
     """Print the test accuracy, unfused and fused, and the largest difference of their logits."""
     path, checkpoint = read_checkpoint(config)
     identity, device = checkpoint["science"], resolve_device(config.device)
+    if config.runtime.threads is not None:
+        torch.set_num_threads(config.runtime.threads)
     batches = test_batches(
         identity,
         Path(config.dataset.root),
@@ -100,6 +105,9 @@ def find_checkpoint(
     Raises:
         UserError: there is neither; the message says what to do.
     """
+    for folder in results:
+        with suppress(RunLocked, UserError):  # what is here can be read all the same
+            settle(RunPaths(run, folder, checkpoint_dir, checkpoint_dir))
     checkpoints = Checkpoints(checkpoint_dir / run)
     found = [checkpoints.best] if weights == "best" else checkpoints.epochs()[-1:]
     for path in found:
@@ -243,5 +251,4 @@ def largest_logit_difference(a: nn.Module, b: nn.Module, batches: ResidentBatche
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_main("eval", main)

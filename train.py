@@ -10,8 +10,9 @@ multirun."""
 
 import logging
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -22,13 +23,15 @@ from configs import TrainConfig, identify, run_id, variant_name
 from configs.cli import FAILED, OUT_OF_TIME, Score, Unfinished, run_main
 from configs.experiments import results_dir
 from configs.identity import Identity
+from configs.naming import differences
 from configs.schema import PATH_KEYS
 from data import DATA, SIZE, Batches, DatasetFile
-from linearconv import set_execution
+from linearconv import LinearConv2d, set_execution
+from linearconv.convert import saved_by_rank
 from linearconv.dropout import seed_dropout
 from linearconv.engine.checkpoint import load
 from linearconv.engine.device import resolve_device
-from linearconv.engine.digests import file_sha256
+from linearconv.engine.digests import file_sha256, value_sha256
 from linearconv.engine.lock import RunLocked
 from linearconv.engine.loop import NonFiniteLoss, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings
@@ -41,6 +44,7 @@ from linearconv.engine.run import (
     execute,
     name_in_use,
     other_run,
+    settle,
 )
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
@@ -62,6 +66,9 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     name = name_in_use(run_id(identity), results, checkpoints)
     paths = RunPaths(name, results, checkpoints, logs)
     record = paths.finished()
+    if record is not None and not config.overwrite:
+        with suppress(RunLocked):  # it is being trained again: what is here is of its record
+            settle(paths)
     if record is not None and record["science"] != identity:
         raise UserError(other_run(paths.record))
     if record is not None and not config.overwrite:
@@ -99,7 +106,9 @@ def unfinished(run_id: str, config: TrainConfig, error: Exception) -> Unfinished
     if isinstance(error, RunLocked):
         message = f"{run_id} is being trained by {error}: run the same command again"
         return Unfinished(OUT_OF_TIME, message)
-    if isinstance(error, NonFiniteLoss):
+    if isinstance(error, BrokenPipeError):
+        advice = "nobody reads the output any more; the same command continues"
+    elif isinstance(error, NonFiniteLoss):
         advice = "the epochs before it are kept, but to go on would fail again: try a lower lr"
     elif isinstance(error, torch.cuda.OutOfMemoryError):
         return Unfinished(FAILED, out_of_memory(config, error))
@@ -168,6 +177,8 @@ def run(
     torch.set_num_threads(config.runtime.threads or DEFAULT_THREADS)
     batches = training_batches(config, file, device)
     print(f"{paths.run_id} on {device}", flush=True)
+    if paths.record.is_absolute():  # not below the working directory, as in the checkout
+        print(f"record: {paths.record}", flush=True)
     if identity["regularizer"] and config.regularizer.every > len(batches.sizes):
         log.warning(
             "the correlation loss is never added: it is due in every %dth step of an epoch, and an "
@@ -180,6 +191,8 @@ def run(
     def build() -> torch.nn.Module:
         model = initial_model(config, identity, baseline)
         check_outputs(model, config)
+        if "rank" in differences(identity):  # not the paper's
+            warn_of_rank(model, config.variant.rank)
         return model.to(device)
 
     spec = RunSpec(
@@ -198,26 +211,35 @@ def run(
         dataset_path=portable(file.path),
         **{MODEL_FILE: model_sha256(config)},
     )
-    with tensorboard_synced(config, identity, paths):
-        return execute(
-            spec,
-            Restart(config.resume, config.overwrite),
-            start=start,
-            image_every=config.image_every,
-            deadline=STARTED + 60 * (config.max_minutes or math.inf),
-        )
+    return execute(
+        spec,
+        Restart(config.resume, config.overwrite),
+        start=start,
+        image_every=config.image_every,
+        deadline=STARTED + 60 * (config.max_minutes or math.inf),
+        mirror=partial(weights_and_biases, config, identity, paths),
+    )
 
 
-def tensorboard_synced(
-    config: TrainConfig, identity: Identity, paths: RunPaths
+def weights_and_biases(
+    config: TrainConfig, identity: Identity, paths: RunPaths, first_start: dict[str, Any]
 ) -> AbstractContextManager:
-    """With logger=wandb, what is written to TensorBoard meanwhile also goes to Weights & Biases."""
+    """With logger=wandb, what is written to TensorBoard meanwhile also goes to Weights & Biases.
+
+    A run that is continued is continued there, too: its name and its first start are its id.
+    """
     if config.logger != "wandb":
         return nullcontext()
     import wandb  # an optional dependency
 
-    paths.log_dir.mkdir(parents=True, exist_ok=True)
-    return wandb.init(sync_tensorboard=True, name=paths.run_id, config=identity, dir=paths.log_dir)
+    return wandb.init(
+        sync_tensorboard=True,
+        id=value_sha256([paths.run_id, first_start["started"]])[:32],
+        resume="allow",
+        name=paths.run_id,
+        config=identity,
+        dir=paths.log_dir,
+    )
 
 
 def training_batches(config: TrainConfig, file: DatasetFile, device: torch.device) -> Batches:
@@ -265,6 +287,14 @@ def initial_model(
     seed_dropout(model, config.seed)
     set_execution(model, config.runtime.execution)
     return model
+
+
+def warn_of_rank(model: torch.nn.Module, rank: int) -> None:
+    """Name the layers whose coefficients are not fewer with the rank that was chosen."""
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LinearConv2d) and m.rank}
+    useless = [name for name, layer in layers.items() if saved_by_rank(layer) <= 0]
+    if useless:
+        log.warning("variant.rank=%d saves nothing in %s", rank, ", ".join(useless))
 
 
 def check_outputs(model: torch.nn.Module, config: TrainConfig) -> None:
@@ -341,5 +371,4 @@ def summary(record: dict[str, Any], paths: RunPaths) -> str:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_main("train", train)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from linearconv.engine.device import check_cuda
 from linearconv.engine.loop import SCHEDULES
 from linearconv.engine.optimizer import OPTIMIZERS
 from linearconv.engine.precision import PRECISIONS
-from linearconv.errors import UserError
+from linearconv.errors import UserError, first_line
 from linearconv.layer import EXECUTIONS, INITS
 from models import Variant, architecture, check_variant
 
@@ -49,20 +50,15 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
     """Reject a valid config that cannot run on this machine.
 
     Raises:
-        UserError: the device is not available; logger=wandb without wandb; the baseline checkpoint
-            is missing, or given for a model that does not use one.
+        UserError: the device is not available; logger=wandb without wandb or a key; the baseline
+            checkpoint is missing, or given for a model that does not use one.
     """
     _check_device_is_there(config.device)
     if isinstance(config, EvalConfig):
         return
     if config.logger == "wandb":
-        package = find_spec("wandb")
-        # Without an origin it is a folder wandb/ of the working directory, as the package leaves.
-        _require(
-            package is not None and package.origin is not None,
-            "logger=wandb needs the package wandb: pip install -e '.[train,wandb]', or leave "
-            "logger=tensorboard",
-        )
+        problem = _wandb_problem()
+        _require(problem is None, f"logger=wandb {problem}, or leave logger=tensorboard")
     name, path = config.model.name, config.baseline_checkpoint
     baseline = architecture(name).baseline
     if baseline is None:
@@ -77,6 +73,25 @@ def check_ready(config: TrainConfig | EvalConfig) -> None:
     )
     _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
     _require(Path(path).is_file(), f"baseline_checkpoint={path} not found: {how}")
+
+
+@cache
+def _wandb_problem() -> str | None:
+    """What Weights & Biases lacks, asked once for all jobs; on a terminal it asks for the key."""
+    package = find_spec("wandb")
+    # Without an origin it is a folder wandb/ of the working directory, as the package leaves.
+    if package is None or package.origin is None:
+        return "needs the package wandb: pip install -e '.[train,wandb]'"
+    import wandb
+
+    try:
+        wandb.login(verify=False)  # which would ask the server, for minutes where there is none
+    except wandb.Error as error:
+        return (
+            f"needs a key ({first_line(error)}): run `wandb login`, set WANDB_API_KEY, or set "
+            "WANDB_MODE=offline to keep the log here"
+        )
+    return None
 
 
 def _check_names(config: TrainConfig) -> None:
@@ -345,7 +360,11 @@ def _check_eval(config: EvalConfig) -> None:
         "give either run=<run_id> or checkpoint=<path>",
     )
     _require_choice("weights", config.weights, ("best", "last"))
-    _require(config.batch_size > 0, f"batch_size must be above 0, got {config.batch_size}")
+    for key, value in (
+        ("batch_size", config.batch_size),
+        ("runtime.threads", config.runtime.threads),
+    ):
+        _require(value is None or value > 0, f"{key} must be above 0, got {value}")
     check_device(config.device)
 
 

@@ -7,6 +7,8 @@ again to continue.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
@@ -67,14 +69,13 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     In a multirun a failed job does not stop the others; all failures are listed at the end. A
     sweeper that chooses its jobs by their scores decides itself what a failure means.
     """
+    printable()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Stderr()])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra propagate exceptions
     _pickle_by_name(job)
     signal.signal(signal.SIGTERM, _interrupt)
     if {"-h", "--help"} & set(sys.argv[1:]):
-        if hasattr(signal, "SIGPIPE"):  # not on Windows; `| head` is no error
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        print(usage(config_name))
-        sys.exit(0)
+        exit_now(0, usage(config_name))
     main = hydra.main(
         config_path=str(CONFIG_DIR), config_name=config_name, version_base=VERSION_BASE
     )(partial(_task, job))
@@ -94,7 +95,31 @@ def run_main(config_name: str, job: Job) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    sys.exit(_exit_code(jobs))
+    exit_now(_exit_code(jobs))
+
+
+def printable() -> None:
+    """Make all names printable: what the terminal's encoding lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def exit_now(code: Any, *lines: str) -> NoReturn:
+    """Print lines and exit, also if nobody reads the output any more, as in `| head`."""
+    try:
+        print(*lines, sep="\n", end="\n" * bool(lines), flush=True)
+    except BrokenPipeError:  # the interpreter would flush again, and print a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what sys.stderr is at the time: a progress bar puts lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def _pickle_by_name(job: Job) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
@@ -19,6 +18,7 @@ from yaml import YAMLError
 
 from configs.checks import check
 from configs.groups import CONFIG_DIR, group_file, group_names
+from configs.messages import in_words
 from configs.schema import (
     PATH_KEYS,
     DatasetConfig,
@@ -29,15 +29,10 @@ from configs.schema import (
 from configs.usage import check_keys
 from data.dataset_file import default_root
 from data.own import describe
+from linearconv.engine.files import in_checkout
 from linearconv.errors import UserError
 
 VERSION_BASE = "1.3"
-
-NOISE = re.compile(
-    r"\s+(full_key:|reference_type=|object_type=|provider=)|Config search path:|To append to your"
-)
-"""Lines of error messages that describe Hydra or OmegaConf internals, or suggest adding a key that
-nothing would read."""
 
 CUSTOM = "custom"
 """The dataset whose config is computed from its file."""
@@ -46,6 +41,7 @@ register_schemas()
 OmegaConf.register_new_resolver(
     "from_file", lambda path, key: attrgetter(key)(describe(path)), replace=True
 )
+OmegaConf.register_new_resolver("checkout", lambda name: str(in_checkout(name)), replace=True)
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> TrainConfig | EvalConfig:
@@ -130,13 +126,18 @@ def dataset_config(name: str) -> DatasetConfig:
     known = dataset_names()
     if name not in known:
         raise UserError(f"unknown dataset {name!r}; choose from {', '.join(known)}")
-    values = group_file("dataset", name)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), values))
+    with user_errors(f"configs/dataset/{name}.yaml"):
+        values = group_file("dataset", name)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), values))
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Convert exceptions of Hydra, OmegaConf and the YAML parser into `UserError`."""
+def user_errors(where: str = "") -> Iterator[None]:
+    """Convert exceptions of Hydra, OmegaConf and the YAML parser into `UserError`.
+
+    Args:
+        where: the file that is read, for messages that do not name it.
+    """
     try:
         yield
     except YAMLError as error:
@@ -151,8 +152,7 @@ def user_errors() -> Iterator[None]:
         text = str(error)
         if error.__cause__ is not None and str(error.__cause__) not in text:
             text += f"\n{error.__cause__}"
-        lines = [line for line in text.splitlines() if line and not NOISE.match(line)]
-        raise UserError("\n".join(lines)) from None
+        raise UserError(in_words(text, where)) from None
 
 
 def _lacks_quotes(override: str) -> bool:

@@ -16,16 +16,17 @@ from configs.groups import CONFIG_DIR
 from configs.identity import Identity, identify
 from configs.naming import CUSTOM, recipe_name, run_id, variant_name
 from configs.schema import TrainConfig
+from linearconv.engine.files import in_checkout
 from linearconv.errors import UserError
 from models import architecture
 
 TABLES = (2, 3, 4, 5)
 
-RESULTS_DIR = Path("results")
-"""Where the records that fill cells go by default."""
+RESULTS = "results"
+"""The folder of the checkout in which the records are that fill cells."""
 
-TRIALS_DIR = RESULTS_DIR / "trials"
-"""Where all other records go by default; ignored by git."""
+TRIALS = "results/trials"
+"""The folder of all other records; ignored by git."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,15 @@ def fills_cell(identity: Identity) -> bool:
 
 
 def results_dir(config: TrainConfig, identity: Identity) -> Path:
-    """Where a run's record goes: by default `RESULTS_DIR` if it fills a cell, else `TRIALS_DIR`."""
+    """Where a run's record goes: by default to `RESULTS` if it fills a cell, else to `TRIALS`."""
     if config.results_dir is not None:
         return Path(config.results_dir)
-    return RESULTS_DIR if fills_cell(identity) else TRIALS_DIR
+    return in_checkout(RESULTS if fills_cell(identity) else TRIALS)
 
 
 def results_dirs(given: Path | str | None) -> tuple[Path, ...]:
     """Where a run's results may be: in the given folder, else in those that are the defaults."""
-    return (RESULTS_DIR, TRIALS_DIR) if given is None else (Path(given),)
+    return (in_checkout(RESULTS), in_checkout(TRIALS)) if given is None else (Path(given),)
 
 
 def cell_runs(cell: Cell, *, recipe: str = "paper", seeds: Sequence[int] = (0,)) -> list[Run]:

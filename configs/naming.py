@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 DEFAULTS = {"pair": False, "until": None}
 """Of the keys of an identity's variant and loss that it has only where they are not the default."""
 
+LONGEST = 110
+"""Characters of a run_id: with what is put around it, a name of at most 143 bytes, the fewest that
+common file systems take."""
+
 CUSTOM = "custom"
 """The recipe of a run that differs from all presets."""
 
@@ -50,7 +54,8 @@ def run_id(identity: Identity) -> str:
     """`<dataset>-<model>-<variant>[-a<alpha>][-<recipe>][-<differences>]-s<seed>-<hash8>`.
 
     alpha is included unless it is 0.5, the recipe unless it is the paper's. The differences are the
-    overridden values, e.g. `r4-lr0.003-train5000`: see `differences`.
+    overridden values, e.g. `r4-lr0.003-train5000`: see `differences`. What is longer than `LONGEST`
+    is cut before the seed; the hash tells such runs apart.
     """
     alpha, (recipe, _) = identity["variant"]["alpha"], nearest_recipe(identity)
     parts = [
@@ -60,10 +65,9 @@ def run_id(identity: Identity) -> str:
         "" if alpha in (None, 0.5) else f"a{alpha:g}",
         "" if recipe == "paper" else recipe,
         *(_word(key, value) for key, value in differences(identity).items()),
-        f"s{identity['seed']}",
-        identity_hash(identity)[:8],
     ]
-    return "-".join(part for part in parts if part)
+    end = f"-s{identity['seed']}-{identity_hash(identity)[:8]}"
+    return "-".join(part for part in parts if part)[: LONGEST - len(end)].rstrip("-.") + end
 
 
 def variant_name(variant: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ class DatasetConfig(DatasetSpec):
             warning.
     """
 
-    root: str = "${oc.env:LINEARCONV_DATA,datasets}"
+    root: str = "${oc.env:LINEARCONV_DATA,${checkout:datasets}}"
     limit_train: int | None = None
     limit_test: int | None = None
     strict: bool = False
@@ -187,16 +187,23 @@ class TrainConfig:
     image_every: int = 10
     logger: str = "tensorboard"
     results_dir: str | None = None
-    checkpoint_dir: str = "checkpoints"
-    log_dir: str = "logs"
+    checkpoint_dir: str = "${checkout:checkpoints}"
+    log_dir: str = "${checkout:logs}"
 
 
 @dataclass
 class EvalDatasetConfig:
     """Where the dataset is; the checkpoint determines which dataset it is."""
 
-    root: str = "${oc.env:LINEARCONV_DATA,datasets}"
+    root: str = "${oc.env:LINEARCONV_DATA,${checkout:datasets}}"
     path: str | None = None
+
+
+@dataclass
+class EvalRuntimeConfig:
+    """How the network is executed."""
+
+    threads: int | None = None
 
 
 @dataclass
@@ -209,6 +216,7 @@ class EvalConfig:
         weights: best (as selected in training) or last; a checkpoint has only one of them.
         device: auto, cpu, cuda or cuda:N.
         batch_size: images per batch.
+        runtime.threads: CPU threads; default: torch's.
         checkpoint_dir: the checkpoints of a run are in <checkpoint_dir>/<run_id>/.
         results_dir: published weights are in <results_dir>/weights/<run_id>.safetensors; default:
             results, then results/trials.
@@ -221,8 +229,9 @@ class EvalConfig:
     weights: str = "best"
     device: str = "auto"
     batch_size: int = 256
-    checkpoint_dir: str = "checkpoints"
+    checkpoint_dir: str = "${checkout:checkpoints}"
     results_dir: str | None = None
+    runtime: EvalRuntimeConfig = field(default_factory=EvalRuntimeConfig)
     dataset: EvalDatasetConfig = field(default_factory=EvalDatasetConfig)
 
 

@@ -85,7 +85,7 @@ def check_keys(arguments: Sequence[str], config_name: str) -> None:
             problems.append(
                 f"{key}={value} would be read as {number}: write {key}=./{value} for that folder"
             )
-        elif key in GROUPS[config_name] and re.fullmatch(r"[\w,.-]+", value):
+        elif key in GROUPS[config_name] and re.fullmatch(r"[\w,.-]+|\[.*", value):
             choices = group_names(key)
             for each in dict.fromkeys(value.split(",")):
                 if each not in choices:
@@ -138,4 +138,6 @@ def _default(field: Field[Any]) -> str:
     value = field.default
     if value is None or value is MISSING:
         return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return re.sub(r"\$\{checkout:(\w+)\}", r"\1", str(value))

@@ -9,17 +9,15 @@ from pathlib import Path
 
 from data.packed import Dataset, file_of, packed_path, read_names, read_packed
 from data.spec import DatasetSpec
+from linearconv.engine.files import in_checkout
 from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ROOT = "datasets"
-CHECKOUT = Path(__file__).resolve().parents[1]
-
 
 def default_root() -> str:
-    """The folder of packed datasets: $LINEARCONV_DATA, unless it is empty, else "datasets"."""
-    return os.environ.get("LINEARCONV_DATA") or DEFAULT_ROOT
+    """The folder of packed datasets: $LINEARCONV_DATA, else datasets in the checkout."""
+    return os.environ.get("LINEARCONV_DATA") or str(in_checkout("datasets"))
 
 
 class DatasetFile:
@@ -126,8 +124,7 @@ class DatasetFile:
 
     def _check_root(self) -> None:
         """Refuse to download into a folder that may be a typing error: only the default is made."""
-        made = (Path(DEFAULT_ROOT).resolve(), CHECKOUT / DEFAULT_ROOT)
-        if self.root.exists() or self.root.resolve() in made:
+        if self.root.exists() or self.root.resolve() == in_checkout("datasets").resolve():
             return
         usual = packed_path(self.spec.name, Path(default_root()))
         raise UserError(

@@ -31,6 +31,7 @@ class ConvertedLayer:
         parameters_before: number of parameters, bias included.
         parameters_after: the same as before if it was not converted.
         rank: of its coefficients; None without a rank, or if it was not converted.
+        saved_by_rank: coefficients that the rank saves; not above 0 if it saves nothing.
         error: of a warm start, the norm of what is missed of the weight, relative to its norm.
         skipped: why it was not converted; None if it was.
     """
@@ -41,6 +42,7 @@ class ConvertedLayer:
     parameters_before: int
     parameters_after: int
     rank: int | None = None
+    saved_by_rank: int | None = None
     error: float | None = None
     skipped: str | None = None
 
@@ -96,7 +98,8 @@ class Conversion:
 def _remark(layer: ConvertedLayer) -> str:
     if layer.skipped is not None:
         return f"skipped: {layer.skipped}"
-    rank = [] if layer.rank is None else [f"rank {layer.rank}"]
+    useless = "" if (layer.saved_by_rank or 1) > 0 else " (the full coefficients are no more)"
+    rank = [] if layer.rank is None else [f"rank {layer.rank}{useless}"]
     error = [] if layer.error is None else [f"relative error {layer.error:.2g}"]
     return ", ".join(rank + error)
 
@@ -169,6 +172,7 @@ def convert(
                 parameters_before=sum(p.numel() for p in conv.parameters()),
                 parameters_after=sum(p.numel() for p in new.parameters()),
                 rank=new.rank if why is None else None,
+                saved_by_rank=saved_by_rank(new) if why is None else None,
                 error=_relative_error(new, conv) if why is None and warm_start else None,
                 skipped=why,
             )
@@ -178,6 +182,14 @@ def convert(
     for conv, new in replacements.items():
         inherit(new, conv, handles=True)
     return Conversion(replaced(model, replacements), tuple(layers))
+
+
+def saved_by_rank(layer: LinearConv2d) -> int | None:
+    """The coefficients that a layer's rank saves, which may be none or less; None without one."""
+    if layer.rank is None:
+        return None
+    first, second = layer.factors
+    return len(first) * second.shape[1] - first.numel() - second.numel()
 
 
 def fuse(model: nn.Module) -> nn.Module:

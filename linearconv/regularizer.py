@@ -55,8 +55,11 @@ def correlation_loss(weight: Tensor, *, centered: bool = False) -> Tensor:
     """Sum of |V V^T - I| over all entries, V the normalised filters: (O, I, H, W) -> scalar.
 
     Lines 3 to 5 of Algorithm 1. A zero filter contributes 1 (its diagonal entry) and receives a
-    zero gradient. Autocast is disabled: the loss is computed in the weight's own precision, that of
-    float16 weights in float32. A sharded weight (a DTensor of FSDP2) is gathered first, as the loss
+    zero gradient; in float32, filters of a norm below 1e-19 are zero, and from 1e19 on, which only
+    training that diverges reaches, the loss is not a number.
+
+    Autocast is disabled: the loss is computed in the weight's own precision, that of float16
+    weights in float32. A sharded weight (a DTensor of FSDP2) is gathered first, as the loss
     needs pairs of all filters.
 
     Args:

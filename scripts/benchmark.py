@@ -13,6 +13,11 @@ rounds.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import json
 import sys
@@ -158,4 +163,4 @@ def text(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -11,6 +11,11 @@ medians.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import multiprocessing
 import statistics
@@ -167,4 +172,4 @@ def train(args: argparse.Namespace, threads: int, end: Connection) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

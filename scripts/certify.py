@@ -7,6 +7,11 @@ Exit code 0: tests passed and all bars met; 1: a test failed or a bar was missed
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import json
 import subprocess
 import sys
@@ -128,4 +133,4 @@ def bars(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,6 +10,11 @@ Damaged records are named and left out (--strict: exit code 1).
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from pathlib import Path
@@ -93,4 +98,4 @@ def page(found: list[Choice]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

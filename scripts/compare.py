@@ -13,12 +13,16 @@ epochs.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from pathlib import Path
 
 from configs.cli import MISTAKE
-from configs.experiments import TRIALS_DIR
 from linearconv.engine.files import atomic_write, check_output
 from linearconv.errors import UserError
 from scripts.paper.formats import lines_csv, markdown_grid
@@ -31,7 +35,7 @@ from scripts.paper.networks import (
     run_lines,
 )
 from scripts.paper.options import add_strict, exit_code, read_and_name
-from scripts.paper.results import METRICS, RESULTS
+from scripts.paper.results import METRICS, RESULTS, TRIALS
 
 FIGURES = (".svg", ".pdf")
 
@@ -78,9 +82,9 @@ def _folders(given: list[Path] | None) -> list[Path]:
     """The folders of the records."""
     if given:
         return given
-    folders = [RESULTS, RESULTS / TRIALS_DIR.name]
+    folders = [RESULTS, TRIALS]
     return [folder for folder in folders if (folder / "runs").is_dir()] or [RESULTS]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,6 +10,11 @@ same number of further epochs. Accuracies are those of the last epoch: no epoch 
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import logging
 import sys
@@ -121,4 +126,4 @@ def conditions(args: argparse.Namespace, batches: Batches, device: torch.device)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,6 +10,11 @@ training, generating the weights counts once per batch of the recipe.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import json
 import sys
@@ -157,4 +162,4 @@ def summary_text(config: TrainConfig) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

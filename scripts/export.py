@@ -13,6 +13,11 @@ of the network in torch, unfused. docs/deployment.md shows how to use the files.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import copy
 import sys
@@ -29,7 +34,7 @@ from configs.identity import Identity
 from data import SIZE, DatasetFile, DatasetSpec, ResidentBatches, default_root
 from eval import dataset_of, find_checkpoint, test_batches, trained_model
 from linearconv import LinearConv2d, fuse, set_execution
-from linearconv.engine.files import atomic_write
+from linearconv.engine.files import atomic_write, in_checkout
 from linearconv.errors import UserError
 from models import Variant
 from scripts.deployment.formats import FORMATS, About, Format, check_packages
@@ -41,6 +46,7 @@ IMAGES = 256
 TOLERANCE = 1e-4
 """Largest difference between two logits, relative to the largest logit."""
 
+TEST_IMAGES = "test images"
 FILE_OPTION = "--data-path <file>.npz"
 """How this script is given the file of a dataset, for error messages."""
 
@@ -83,7 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--results-dir", type=Path, help="a results folder (default: results, results/trials)"
     )
-    parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"))
+    parser.add_argument("--checkpoint-dir", type=Path, default=in_checkout("checkpoints"))
     parser.add_argument(
         "--data-root",
         type=Path,
@@ -110,9 +116,11 @@ def export(args: argparse.Namespace) -> None:
     )
     spec = dataset_of(checkpoint["science"], args.data_root, args.data_path, option=FILE_OPTION)
     batches, kind = check_batches(args, checkpoint["science"], spec)
+    class_names = list(batches.dataset.classes) if kind == TEST_IMAGES else None
     model = trained_model(checkpoint, spec)
     network, about = in_form(model, args.form, checkpoint, spec)
     about["weights"] = args.weights
+    about["class_names"] = class_names
     _make_folder(path)
     images = next(batches.test())[0].contiguous()  # from channels last, which an export would keep
     difference = write_checked(path, chosen, network, about, model, images)
@@ -148,7 +156,7 @@ def check_batches(
     root, size = args.data_root, {"batch_size": IMAGES, "device": torch.device("cpu")}
     if args.int8 or DatasetFile(spec, root).path.exists():
         where = {"path": args.data_path, "option": FILE_OPTION}
-        return test_batches(identity, root, **size, **where, plain_train=CALIBRATION), "test images"
+        return test_batches(identity, root, **size, **where, plain_train=CALIBRATION), TEST_IMAGES
     kind = f"random images, since {spec.name}.npz is not in {root}"
     return random_batches(spec, count=IMAGES), kind
 
@@ -235,4 +243,4 @@ def check_logits(path: Path, logits: Any, model: nn.Module, images: Tensor) -> f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,6 +10,11 @@ records are named and left out (--strict: exit code 1).
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -72,4 +77,4 @@ def renew_readme(results: dict[str, Results], claims: dict[str, Verdicts]) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -10,6 +10,11 @@ both cases. Damaged records are named and left out (--strict: exit code 1).
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from collections.abc import Collection
@@ -79,4 +84,4 @@ def delete_old_curves(folder: Path, names: Collection[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

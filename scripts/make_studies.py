@@ -9,6 +9,11 @@ left out (--strict: exit code 1).
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -97,4 +102,4 @@ def page(found: Sequence[Outcome]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -13,6 +13,11 @@ output depends on those files only. Damaged records are named and left out (--st
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -78,4 +83,4 @@ def unused_text(names: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

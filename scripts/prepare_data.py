@@ -15,6 +15,11 @@ the details.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import logging
 import shlex
@@ -233,4 +238,4 @@ def pack_and_describe(name: str, root: Path, *, download: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

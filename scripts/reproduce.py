@@ -17,9 +17,13 @@ import time
 STARTED = time.monotonic()
 """When the process started (the imports take seconds): --max-minutes counts from here."""
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,7 +45,6 @@ from scripts.jobs.runner import Outcome, Outcomes, Result
 from scripts.jobs.slurm import Cluster, submit
 from scripts.jobs.status import State
 
-ROOT = Path(__file__).resolve().parents[1]
 """The folder of train.py, which it runs in."""
 
 FILTERS = ("model", "variant", "dataset")
@@ -140,29 +143,26 @@ def _option(text: str) -> tuple[str, str | bool]:
 def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     """Show, train or submit these runs; returns the exit code."""
     _check_slurm(args)
-    planned, config = plan_runs(runs, [*_options(args), *args.overrides], ROOT)
+    planned, config = plan_runs(runs, [*_options(args), *args.overrides])
     if args.status:
-        print(status_text(planned, config, ROOT))
+        print(status_text(planned, config))
         return 0
     results = settled(planned)
     missing = [plan for plan in planned if plan.name not in results]
     if args.dry_run:
         for plan in missing:
-            print(shlex.join(["python", "train.py", *plan.overrides]))
+            print(plan.shown)
         print(summary(planned, results), file=sys.stderr)
         return 0
     cluster = cluster_of(args, config) if args.slurm else None
     if cluster is None and config.device.startswith("cuda"):
         check_cuda(torch.device(config.device))
-    root, path = ROOT / Path(config.dataset.root).expanduser(), config.dataset.path
-    if path is not None:
-        path = str(ROOT / Path(path).expanduser())
     for plan in missing:
-        if problem := data_problem(plan.run, root, path):
+        if problem := data_problem(plan.run, Path(config.dataset.root), config.dataset.path):
             results[plan.name] = Result(Outcome.FAILED, problem)
     missing = [plan for plan in missing if plan.name not in results]
     if cluster is not None:
-        results = submit(cluster, missing, results, cwd=ROOT)
+        results = submit(cluster, missing, results)
     else:
         limit = 60 * args.max_minutes
         overtime = min(30.0, limit / 20)  # for an epoch slightly longer than the others
@@ -170,9 +170,7 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
         if note := sharing_note(free_slots):
             print(note, flush=True)
         deadline = STARTED + limit - overtime
-        results = train(
-            planned, missing, results, free_slots, cwd=ROOT, deadline=deadline, overtime=overtime
-        )
+        results = train(planned, missing, results, free_slots, deadline=deadline, overtime=overtime)
     print(summary(planned, results))
     return exit_code(results)
 
@@ -194,7 +192,7 @@ def _check_slurm(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> list[str]:
-    """Overrides from the options for train.py; paths are relative to the current directory."""
+    """Overrides from the options for train.py."""
     device = args.device
     if args.slurm and device in (None, "auto"):
         device = "cuda"  # a GPU is reserved: rather an error than a training on the CPU beside it
@@ -225,7 +223,7 @@ def cluster_of(args: argparse.Namespace, config: TrainConfig) -> Cluster:
     if config.device != "cpu" and not any(key.startswith(("gpus", "gres")) for key in options):
         options["gpus-per-node"] = "1"
     return Cluster(
-        ROOT / config.log_dir / "slurm",
+        Path(config.log_dir, "slurm").absolute(),
         minutes=args.slurm_minutes or SLURM_MINUTES,
         parallel=args.slurm_parallel,
         partition=args.slurm_partition,
@@ -250,4 +248,4 @@ def exit_code(results: Outcomes) -> int:
 
 if __name__ == "__main__":
     signal(SIGTERM, default_int_handler)  # before training starts, like Ctrl-C
-    sys.exit(main())
+    exit_with(main)

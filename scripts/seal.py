@@ -11,6 +11,11 @@ Neither what was run nor its results change. Sealed records are left alone.
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from pathlib import Path
@@ -84,4 +89,4 @@ def contradictions(path: Path, record: Record) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

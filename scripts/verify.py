@@ -13,6 +13,11 @@ whose file is nowhere recorded. Exit code 1 if a run is not reproduced, or none 
 
 from __future__ import annotations
 
+try:
+    from scripts.command import exit_with
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
+
 import argparse
 import sys
 from collections.abc import Iterator
@@ -237,4 +242,4 @@ def compare(found: Predictions, recorded: float, images: np.ndarray | None) -> s
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -1,4 +1,4 @@
-"""Atomic file writes."""
+"""Atomic file writes, and where files lie."""
 
 from __future__ import annotations
 
@@ -10,12 +10,25 @@ from typing import BinaryIO
 
 from linearconv.errors import UserError
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The folder of the project."""
+
+
+def in_checkout(name: str) -> Path:
+    """A file or folder of the project, relative to the working directory if it is in that.
+
+    All commands have their default folders there, wherever they are called; relative paths that are
+    given to them count from the working directory.
+    """
+    path, here = CHECKOUT / name, Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file next to `path` for writing; rename it to `path` on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -24,6 +37,22 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Write and delete an empty file under the name that `atomic_write` will need.
+
+    Raises:
+        OSError: it cannot be written; a file system may take no names as long.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    partial.touch()
+    partial.unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def delete_partial(path: Path) -> None:

@@ -15,9 +15,7 @@ from typing import Any
 import torch
 
 from linearconv.engine.device import cudnn_heuristics, device_name
-
-CODE = Path(__file__).resolve().parents[2]
-"""Root of the checkout, if the package is installed editable from one."""
+from linearconv.engine.files import CHECKOUT
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core")
 
@@ -55,10 +53,10 @@ def portable(path: str | Path) -> str:
 
 def git_state() -> dict[str, Any]:
     """The code's commit, and whether the checkout differs from it outside results/."""
-    commit = _output("git", "-C", str(CODE), "rev-parse", "HEAD")
+    commit = _output("git", "-C", str(CHECKOUT), "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
-    changes = _output("git", "-C", str(CODE), "status", "--porcelain", "--", ".", ":!results")
+    changes = _output("git", "-C", str(CHECKOUT), "status", "--porcelain", "--", ".", ":!results")
     return {"git_commit": commit, "git_dirty": bool(changes)}
 
 

@@ -79,22 +79,26 @@ class Lines:
 
 
 class ProgressBar:
-    """A live bar over the batches of the run, below one line per epoch."""
+    """A live bar of the whole run, below one line per epoch.
+
+    The time elapsed is this process's; what is left is estimated from its last batches.
+    """
 
     def __init__(self) -> None:
         from rich.progress import (
             BarColumn,
-            MofNCompleteColumn,
             Progress,
             TextColumn,
+            TimeElapsedColumn,
             TimeRemainingColumn,
         )
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("run"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("batches"),
+            TextColumn("{task.percentage:.1f} %  {task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed, left"),
             TimeRemainingColumn(),
         )
         self._task: Any = None
@@ -105,10 +109,9 @@ class ProgressBar:
         self._epochs = epochs
         if self._task is None:
             self._progress.start()
-            self._task = self._progress.add_task("", total=epochs * steps)
-        self._progress.update(
-            self._task, description=f"epoch {epoch}/{epochs}", completed=(epoch - 1) * steps
-        )
+            done = (epoch - 1) * steps
+            self._task = self._progress.add_task("", total=epochs * steps, completed=done)
+        self._progress.update(self._task, description=f"epoch {epoch}/{epochs}")
 
     def step_done(self) -> None:
         """Advance the bar."""
@@ -201,7 +204,8 @@ def log_hyperparameters(folder: Path, identity: Mapping[str, Any], record: Entry
         for summary in hparams(dict(_flat(identity)), accuracies):
             writer.file_writer.add_summary(summary)
         for key, value in accuracies.items():
-            writer.add_scalar(key, value)
+            # Not at step 0, which no later start of the run would hide.
+            writer.add_scalar(key, value, record["curve"][-1]["epoch"])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ from linearconv.engine.artifacts import (
 )
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.fast.speed import Speed
-from linearconv.engine.files import delete_partial
+from linearconv.engine.files import check_writable, delete_partial
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
 from linearconv.engine.loop import Batches, Training, TrainSettings, fit
@@ -79,6 +80,11 @@ class RunPaths:
         return self.checkpoint_dir / self.run_id
 
     @property
+    def overwriting(self) -> Path:
+        """The folder of checkpoints while a finished run is trained again."""
+        return self.checkpoints / "overwrite"
+
+    @property
     def lock(self) -> Path:
         """The lock that keeps all but one process from the run."""
         return self.checkpoints / "lock"
@@ -89,33 +95,51 @@ class RunPaths:
         return self.log_dir / self.run_id
 
     def create(self) -> None:
-        """Create the folders and check that they are writable, before hours of training.
+        """Create the folders and check that the files can be written, before hours of training.
 
         Raises:
-            UserError: a folder cannot be created or written to.
+            UserError: a folder cannot be created or written to, or a file's name is too long.
         """
-        results = (self.record.parent, self.artifacts.parent, self.weights.parent)
-        for folder in (*results, self.checkpoints, self.log):
+        results = (self.record, self.artifacts, self.weights)
+        for path in (*results, Checkpoints(self.checkpoints).best, self.log / "events"):
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with TemporaryFile(dir=folder):
-                    pass
+                check_writable(path)
             except OSError as error:
-                raise UserError(f"{folder} cannot be written to: {error.strerror}") from None
+                what = path if error.errno == errno.ENAMETOOLONG else path.parent
+                raise UserError(f"{what} cannot be written to: {error.strerror}") from None
 
     def finished(self) -> dict[str, Any] | None:
         """The run's record, or None if the run is not finished."""
         return read_record(self.record) if self.record.exists() else None
 
 
+def settle(paths: RunPaths) -> None:
+    """Finish what a process has left undone that was killed right after it had written a record.
+
+    Raises:
+        RunLocked: a live process is working on the run.
+        UserError: the folder of checkpoints cannot be written to.
+    """
+    if paths.overwriting.exists():
+        with lock(paths.lock):
+            _finish_overwriting(paths)
+
+
+def _finish_overwriting(paths: RunPaths) -> None:
+    """Move the checkpoints of a run that was trained again, if the record is of it already."""
+    record, again = paths.finished(), Checkpoints(paths.overwriting)
+    state = again.load_last() if record is not None else None
+    if state is not None and state["starts"] == record["provenance"]:
+        again.move_to(paths.checkpoints)
+
+
 def name_in_use(run_id: str, results: Path, checkpoint_dir: Path) -> str:
     """The name under which a run's files are there already, else `run_id`.
 
-    The hash at a run_id's end says what the run computes; the words between the model and the seed
-    may change, for instance when somebody gives its variant a config, and with it a name.
+    The hash at a run_id's end says what the run computes; the words before the seed may change, for
+    instance when somebody gives its variant a config, and with it a name.
     """
-    dataset, model, *_, seed, digest = run_id.split("-")
-    pattern = f"{dataset}-{model}-*-{seed}-{digest}"
+    pattern = f"*-{'-'.join(run_id.split('-')[-2:])}"
     found = [
         *(path.stem for path in results.glob(f"runs/{pattern}.json")),
         *(path.name for path in checkpoint_dir.glob(pattern)),
@@ -166,6 +190,7 @@ def execute(
     start: dict[str, Any],
     image_every: int,
     deadline: float = math.inf,
+    mirror: Callable[[dict[str, Any]], AbstractContextManager] = lambda first_start: nullcontext(),
 ) -> dict[str, Any] | None:
     """Train a run, or resume it, and write its record.
 
@@ -175,6 +200,8 @@ def execute(
         start: provenance of this process.
         image_every: epochs between two sets of images in the TensorBoard log.
         deadline: value of `time.monotonic()` by which to stop.
+        mirror: is entered before the TensorBoard log is opened and left after it is closed; gets
+            the provenance of the first start, which all those that continue it have in common.
 
     Returns:
         The record; None if the deadline stopped the run.
@@ -186,6 +213,7 @@ def execute(
     paths = spec.paths
     paths.create()
     with lock(paths.lock):
+        _finish_overwriting(paths)
         finished = paths.finished()
         if finished is not None and not restart.overwrite:
             return finished
@@ -199,33 +227,34 @@ def execute(
         checkpoints = _open_checkpoints(
             spec, training, restart, again=finished is not None, model_file=start.get(MODEL_FILE)
         )
-        observers = [
-            console(),
-            TensorBoard(paths.log, first_epoch=training.epoch + 1, images_every=image_every),
-        ]
-        try:
-            done = fit(
-                training,
-                spec.batches,
-                checkpoints,
-                start=start,
-                observers=observers,
-                header={"run_id": paths.run_id, "science": spec.identity},
-                deadline=deadline,
-            )
-        finally:
-            with interrupts_deferred():
-                for observer in observers:
-                    observer.close()
-        if not done:
-            return None
-        with interrupts_deferred():  # all files of a run belong together
-            record = _publish(spec, training, checkpoints, counts)
-        try:
-            log_hyperparameters(paths.log, spec.identity, record)
-        except OSError as error:  # the run is finished all the same
-            log.warning("TensorBoard's table of hyperparameters lacks the run: %s", error)
-        return record
+        with mirror([*training.starts, start][0]):
+            observers = [
+                console(),
+                TensorBoard(paths.log, first_epoch=training.epoch + 1, images_every=image_every),
+            ]
+            try:
+                done = fit(
+                    training,
+                    spec.batches,
+                    checkpoints,
+                    start=start,
+                    observers=observers,
+                    header={"run_id": paths.run_id, "science": spec.identity},
+                    deadline=deadline,
+                )
+            finally:
+                with interrupts_deferred():
+                    for observer in observers:
+                        observer.close()
+            if not done:
+                return None
+            with interrupts_deferred():  # all files of a run belong together
+                record = _publish(spec, training, checkpoints, counts)
+            try:
+                log_hyperparameters(paths.log, spec.identity, record)
+            except OSError as error:  # the run is finished all the same
+                log.warning("TensorBoard's table of hyperparameters lacks the run: %s", error)
+            return record
 
 
 def _publish(
@@ -288,7 +317,7 @@ def _open_checkpoints(
     another one continues, with a warning, since it may be a comment that has changed.
     """
     # While a finished run is run again, the checkpoints of its record are kept.
-    folder = spec.paths.checkpoints / "overwrite" if again else spec.paths.checkpoints
+    folder = spec.paths.overwriting if again else spec.paths.checkpoints
     checkpoints = Checkpoints(folder)
     if not restart.resume:
         checkpoints.clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from signal import strsignal
 
 from configs.cli import INTERRUPTED, OUT_OF_TIME
@@ -22,7 +21,6 @@ def train(
     results: Outcomes,
     slots: Sequence[Slot],
     *,
-    cwd: Path,
     deadline: float,
     overtime: float,
 ) -> Outcomes:
@@ -33,7 +31,6 @@ def train(
         missing: those to train.
         results: results of the other runs.
         slots: each trains one run at a time.
-        cwd: the folder that train.py runs in.
         deadline: value of `time.monotonic()` by which the runs should stop by themselves.
         overtime: seconds after the deadline at which they are terminated.
 
@@ -46,7 +43,6 @@ def train(
         slots,
         settled=results,
         judge=lambda job, code: judge(by_name[job.name], code),
-        cwd=cwd,
         time_argument=time_argument,
         deadline=deadline,
         overtime=overtime,

@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 
 from configs import TrainConfig, compose, dataset_config, identify, run_id
-from configs.experiments import RESULTS_DIR, Run
+from configs.experiments import RESULTS, Run
 from data import DatasetFile
 from linearconv.engine.checkpoint import Checkpoints
+from linearconv.engine.files import CHECKOUT, in_checkout
 from linearconv.engine.run import RunPaths, name_in_use
 from linearconv.errors import UserError
 from scripts.jobs.runner import Job
@@ -48,8 +49,13 @@ class Planned:
     def job(self) -> Job:
         """The process that trains it."""
         after = None if self.baseline is None else self.baseline.name
-        command = (sys.executable, "train.py", *self.overrides)
+        command = (sys.executable, str(CHECKOUT / "train.py"), *self.overrides)
         return Job(self.name, command, train_log(self.paths), after)
+
+    @property
+    def shown(self) -> str:
+        """The command that trains it, for a terminal."""
+        return shlex.join(["python", str(in_checkout("train.py")), *self.overrides])
 
     def blocked_by(self) -> str:
         """Why it cannot be trained, other than a baseline that is still to be trained, or ""."""
@@ -68,22 +74,19 @@ class Planned:
         weights = Checkpoints(self.baseline.paths.checkpoints).best
         if weights.exists():
             return ""
-        again = shlex.join(["python", "train.py", *self.baseline.overrides, "overwrite=true"])
         return (
             f"it starts from {weights}, which was not found, although that run has a record "
-            f"(records are committed, checkpoints are not); retrain it with `{again}`"
+            "(records are committed, checkpoints are not); retrain it with "
+            f"`{self.baseline.shown} overwrite=true`"
         )
 
 
-def plan_runs(
-    runs: Sequence[Run], extra: Sequence[str], root: Path
-) -> tuple[list[Planned], TrainConfig]:
+def plan_runs(runs: Sequence[Run], extra: Sequence[str]) -> tuple[list[Planned], TrainConfig]:
     """Plan the call of train.py for each run.
 
     Args:
         runs: each baseline before the runs that start from it.
         extra: further overrides, the same for all runs.
-        root: the folder that train.py runs in.
 
     Returns:
         The planned runs, and the config of one of them: device, runtime and folders are the same
@@ -93,10 +96,10 @@ def plan_runs(
         UserError: an override is invalid, or changes which runs are trained.
     """
     config = compose([*runs[0].overrides, *extra])
-    config.results_dir = config.results_dir or str(RESULTS_DIR)  # all of them fill cells
+    config.results_dir = config.results_dir or str(in_checkout(RESULTS))  # all fill cells
     _check_extra(runs, extra)
-    results, checkpoints, logs = (
-        root / folder for folder in (config.results_dir, config.checkpoint_dir, config.log_dir)
+    results, checkpoints, logs = map(
+        Path, (config.results_dir, config.checkpoint_dir, config.log_dir)
     )
     planned: dict[str, Planned] = {}
     for run in runs:
@@ -104,7 +107,7 @@ def plan_runs(
         before = None
         if run.baseline is not None:
             before = planned[run.baseline.run_id]
-            weights = Checkpoints(Path(config.checkpoint_dir, before.name)).best
+            weights = Checkpoints(checkpoints / before.name).best
             overrides += (override("baseline_checkpoint", weights),)
         name = name_in_use(run.run_id, results, checkpoints)
         paths = RunPaths(name, results, checkpoints, logs)

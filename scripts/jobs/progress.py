@@ -28,13 +28,12 @@ def progress(planned: Mapping[str, Planned], running: Sequence[str]) -> str:
     return f"{done} of {len(planned)} finished; running: {', '.join(now)}"
 
 
-def status_text(planned: Sequence[Planned], config: TrainConfig, root: Path) -> str:
+def status_text(planned: Sequence[Planned], config: TrainConfig) -> str:
     """A table of the progress of the runs, and the time left as far as it is known.
 
     Args:
         planned: the runs.
         config: the config of any of them.
-        root: the folder that train.py runs in.
     """
     statuses = [plan.status() for plan in planned]
     try:
@@ -43,7 +42,7 @@ def status_text(planned: Sequence[Planned], config: TrainConfig, root: Path) -> 
         left, notes = [None] * len(planned), [f"time left unknown: {error}"]
     else:
         timings = Timings(device, config.runtime.name)
-        timings.add_records(root / config.results_dir / "runs")
+        timings.add_records(Path(config.results_dir, "runs"))
         pairs = list(zip(planned, statuses, strict=True))
         for plan, status in pairs:
             if status.state is not State.DONE:

@@ -97,7 +97,6 @@ class Runner:
         jobs: in the order to start them.
         slots: one process runs in each at a time.
         judge: returns the result for a job and its exit code.
-        cwd: the folder to run in.
         time_argument: returns the arguments that make a process stop within a number of seconds.
         deadline: value of `time.monotonic()` by which processes should stop by themselves; none is
             started later.
@@ -113,7 +112,6 @@ class Runner:
         slots: Sequence[Slot],
         *,
         judge: Callable[[Job, int], Result],
-        cwd: Path,
         time_argument: Callable[[float], Sequence[str]],
         settled: Mapping[str, Result] | None = None,
         deadline: float = math.inf,
@@ -127,7 +125,7 @@ class Runner:
         self._attempts = dict.fromkeys(self._names, 0)
         self._failures: Outcomes = {}  # of jobs that will be retried
         self._running: list[_Running] = []
-        self._judge, self._cwd, self._time_argument = judge, cwd, time_argument
+        self._judge, self._time_argument = judge, time_argument
         self._deadline, self._overtime = deadline, overtime
         self._progress, self._say = progress, say
         self._told = time.monotonic()
@@ -243,7 +241,6 @@ class Runner:
             with job.log.open("ab") as log:
                 process = subprocess.Popen(
                     command,
-                    cwd=self._cwd,
                     env={**os.environ, "PYTHONUNBUFFERED": "1", **slot.environment},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -43,14 +43,12 @@ class TrainJob:
     Attributes:
         command: the program and its arguments; exits with 75 if its own time limit stopped it or
             another process holds the run, with 130 if it was terminated.
-        cwd: the folder to run in.
         log: the file that its output is appended to.
         record: the file that exists once the run is finished.
         lock: the run's lock, which tells the two apart.
     """
 
     command: tuple[str, ...]
-    cwd: Path
     log: Path
     record: Path
     lock: Path
@@ -98,7 +96,6 @@ class TrainJob:
             # run handles.
             self._process = subprocess.Popen(
                 self.command,
-                cwd=self.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -215,16 +212,13 @@ class Cluster:
         return set(done.stdout.split())
 
 
-def submit(
-    cluster: Cluster, missing: Sequence[Planned], results: Outcomes, *, cwd: Path
-) -> Outcomes:
+def submit(cluster: Cluster, missing: Sequence[Planned], results: Outcomes) -> Outcomes:
     """Submit the missing runs, except those that are still queued from an earlier call.
 
     Args:
         cluster: the cluster to submit to.
         missing: the runs, each baseline before the runs that start from it.
         results: results of all other runs.
-        cwd: the folder that train.py runs in.
 
     Returns:
         The results of all runs, as far as known.
@@ -243,7 +237,10 @@ def submit(
             results |= {plan.name: waiting(after, before) for plan in plans}
             continue
         jobs = [
-            TrainJob((*job.command, *limit), cwd, job.log, plan.paths.record, plan.paths.lock)
+            TrainJob(
+                (*job.command, *limit),
+                *(path.absolute() for path in (job.log, plan.paths.record, plan.paths.lock)),
+            )
             for plan, job in ((plan, plan.job()) for plan in plans)
         ]
         try:

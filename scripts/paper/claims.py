@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,17 @@ from scripts.paper.printed import MODELS, PaperRow, paper_rows
 from scripts.paper.statistics import Difference
 
 DECIDED = ("supported", "contradicted")
+NEEDED = {
+    "below": (),
+    "above": (),
+    "keeps": ("margin",),
+    "every_cell": ("margin",),
+    "filters": ("filters", "between"),
+    "count": ("count", "statistic", "between"),
+    "speed": ("column", "mode"),
+}
+"""What a claim's test needs besides the fields that all claims have."""
+
 Network = tuple[str, str, float | None]
 """Model, variant and alpha; see `PaperRow.network`."""
 
@@ -139,10 +150,16 @@ def _claim(entry: dict[str, Any]) -> Claim:
     values = {"exempt" if key == "except" else key: value for key, value in entry.items()}
     if isinstance(values.get("variant"), str):
         values["variant"] = [values["variant"]]
-    try:
-        return Claim(**values)
-    except TypeError as error:
-        raise UserError(f"configs/claims.yaml: {entry.get('name')}: {error}") from None
+    known = {each.name: each for each in fields(Claim)}
+    always = [name for name, each in known.items() if each.default is each.default_factory]
+    needed = (*always, *NEEDED.get(values.get("test"), ()))
+    problems = [f"there is no field {name}" for name in values if name not in known]
+    problems += [f"{name} is missing" for name in needed if values.get(name) in (None, "", [])]
+    if values.get("test") not in (None, *NEEDED):
+        problems.append(f"test must be one of {', '.join(NEEDED)}, got {values['test']}")
+    if problems:
+        raise UserError(f"configs/claims.yaml: {entry.get('name')}: {'; '.join(problems)}")
+    return Claim(**values)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from configs import TrainConfig, identify
-from configs.experiments import TRIALS_DIR, Cell, all_cells, cell_of, cell_runs
-from configs.groups import CONFIG_DIR, group_names
+from configs import TrainConfig, experiments, identify
+from configs.experiments import Cell, all_cells, cell_of, cell_runs
+from configs.groups import group_names
 from configs.identity import identity_hash
 from configs.naming import differences, nearest_recipe, variant_name
+from linearconv.engine.files import CHECKOUT
 from linearconv.engine.record import is_sealed, read_record
 from linearconv.errors import UserError
 from scripts.paper.artifacts import damage
@@ -25,8 +26,8 @@ Record = dict[str, Any]
 Seeds = Mapping[int, Record]
 """The records that fill one cell, by seed in ascending order."""
 
-RESULTS = CONFIG_DIR.parent / "results"
-"""The repository's own results."""
+RESULTS, TRIALS = CHECKOUT / experiments.RESULTS, CHECKOUT / experiments.TRIALS
+"""The checkout's own results: of runs that fill cells, and of all others."""
 
 METRICS = ("settled", "last", "best")
 """Accuracies of a run; see `test_accuracy`."""
@@ -187,8 +188,7 @@ def load_runs(folder: Path | None = None) -> pd.DataFrame:
     Raises:
         UserError: see `read_records` and `runs_frame`.
     """
-    trials = RESULTS / TRIALS_DIR.name
-    folders = [RESULTS, *[trials] * trials.exists()] if folder is None else [folder]
+    folders = [RESULTS, *[TRIALS] * TRIALS.exists()] if folder is None else [folder]
     found = read_records(*folders)
     for message in found.damaged:
         warnings.warn(message, stacklevel=2)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 import eval as eval_module
+from configs.checks import _wandb_problem
 from configs.schema import EvalConfig, EvalDatasetConfig
 from linearconv import fuse
 from linearconv.engine import loop
@@ -92,7 +93,9 @@ def test_wandb_is_open_while_tensorboard_logs(cli, places, tmp_path, monkeypatch
 
     wandb = ModuleType("wandb")
     wandb.__spec__, wandb.init = ModuleSpec("wandb", None, origin="here"), init
+    wandb.login, wandb.Error = lambda verify: True, OSError
     monkeypatch.setitem(sys.modules, "wandb", wandb)
+    _wandb_problem.cache_clear()
     outcome = cli("train", "-m", *LRR, *places, *TINY, "logger=wandb", "recipe=modern",
                   "recipe.epochs=1", "seed=0,1")  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -100,6 +103,25 @@ def test_wandb_is_open_while_tensorboard_logs(cli, places, tmp_path, monkeypatch
     assert not none and not none_again and some and some_again
     assert {first["name"], second["name"]} == {r["run_id"] for r in records(tmp_path)}
     assert first["sync_tensorboard"] is True and first["config"]["recipe"]["optimizer"] == "sgd"
+    assert first["id"] != second["id"] and first["resume"] == "allow"
+
+
+def test_a_run_that_is_continued_is_one_run_for_wandb(cli, small, monkeypatch):
+    ids = []
+    wandb = ModuleType("wandb")
+    wandb.__spec__ = ModuleSpec("wandb", None, origin="here")
+    wandb.init = lambda **arguments: ids.append(arguments["id"]) or nullcontext()
+    wandb.login, wandb.Error = lambda verify: True, OSError
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    _wandb_problem.cache_clear()
+    run = ("train", *LRR, *small, "logger=wandb")
+    interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
+    assert cli(*run).code == 130 and cli(*run).code == 0
+    time.sleep(1.1)  # starts are told apart by the second
+    interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
+    assert cli(*run, "overwrite=true").code == 130 and cli(*run, "overwrite=true").code == 0
+    first, second, third, fourth = ids
+    assert first == second != third == fourth and len(first) <= 128
 
 
 def test_the_same_command_twice_says_finished_and_needs_no_data(cli, places, tmp_path):
@@ -179,6 +201,62 @@ def test_overwrite_keeps_the_old_record_until_the_new_is_complete(
     assert without_provenance(new) == without_provenance(old)
     assert new["provenance"][0]["started"] >= old["provenance"][0]["started"]
     assert new != old and not (folder / "overwrite").exists()
+    log = tensorboard(tmp_path / "logs" / new["run_id"])
+    for key in ("test_acc_best", "test_acc_last"):
+        assert [event.step for event in log.Scalars(key)] == [3]  # once, at the last epoch
+
+
+@pytest.mark.parametrize("entry", ["train", "eval"])
+def test_a_kill_right_after_an_overwritten_record_leaves_its_checkpoints(
+    cli, small, tmp_path, monkeypatch, entry
+):
+    run = ("train", *LRR, *small)
+    assert cli(*run).code == 0
+    (old,) = records(tmp_path)
+    folder = tmp_path / "checkpoints" / old["run_id"]
+    before = (folder / "best.pt").read_bytes()
+
+    def killed(self, folder):
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("linearconv.engine.checkpoint.Checkpoints.move_to", killed)
+        assert cli(*run, "overwrite=true").code == 137
+    (new,) = records(tmp_path)
+    assert new != old and (folder / "best.pt").read_bytes() == before
+    again = (folder / "overwrite" / "best.pt").read_bytes()
+    evaluation = ("eval", f"run={old['run_id']}", *small[1:4])  # where things are
+    command = run if entry == "train" else evaluation
+    assert cli(*command).code == 0
+    assert (folder / "best.pt").read_bytes() == again and not (folder / "overwrite").exists()
+
+
+def test_a_rank_that_saves_nothing_is_named(cli, small, caplog):
+    for rank, said in ((10, False), (16, True)):
+        caplog.clear()
+        assert cli("train", *LRR, *small, "recipe.epochs=1", f"variant.rank={rank}").code == 0
+        assert ("variant.rank=16 saves nothing in conv1" in caplog.text) is said
+
+
+def test_defaults_lie_in_the_checkout_wherever_a_command_is_called(
+    cli, small, tmp_path, monkeypatch
+):
+    """What is given counts from the working directory."""
+    checkout, here = tmp_path / "checkout", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("linearconv.engine.files.CHECKOUT", checkout)
+    data = [each for each in small if not each.startswith(("results", "checkpoint", "log"))]
+    outcome = cli("train", *LRR, *data, "recipe.epochs=1", "log_dir=mine")
+    assert outcome.code == 0, outcome.err
+    (record,) = (checkout / "results/trials/runs").glob("*.json")
+    assert f"record: {record}" in outcome.out and (checkout / "checkpoints" / record.stem).is_dir()
+    assert [path.name for path in here.iterdir()] == ["mine"]
+    assert cli("eval", f"run={record.stem}", data[1]).code == 0
+    monkeypatch.chdir(checkout)
+    again = cli("train", *LRR, *data, "recipe.epochs=1", f"log_dir={here}/mine")
+    assert "already finished" in again.out and "record: " not in again.out
+    assert "record      results/trials/runs" in again.out
 
 
 def test_a_failed_run_exits_1_with_a_traceback_and_no_record(cli, small, tmp_path, monkeypatch):
@@ -342,7 +420,9 @@ def test_multirun_over_alpha(cli, small, tmp_path, monkeypatch):
 
 def test_a_run_that_fills_no_cell_goes_to_the_trials(cli, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("linearconv.engine.files.CHECKOUT", tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "TRIALS", tmp_path / "results/trials")
     (tmp_path / "results" / "runs").mkdir(parents=True)
     default = [each for each in small if not each.startswith("results_dir")]
     outcome = cli("train", "model=base", "variant=L", *default, "recipe.epochs=1")

@@ -29,8 +29,8 @@ def write(checkout: Path, *paths: str) -> None:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of what a user would edit; the rest is the project's own."""
-    for room in ("models", "configs"):
+    """A copy of what trains, since a user would edit it, and train.py writes into it."""
+    for room in ("configs", "data", "linearconv", "models"):
         shutil.copytree(REPOSITORY / room, tmp_path / room)
     shutil.copy(REPOSITORY / "train.py", tmp_path)
     return tmp_path

@@ -29,8 +29,8 @@ def stripes(label: int, seed: int, size: int = 32) -> np.ndarray:
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """A copy of what the commands write into; the rest is the project's own."""
-    for room in ("configs", "scripts"):
+    """A copy of the project, since the commands write into it."""
+    for room in ("configs", "data", "linearconv", "models", "scripts"):
         shutil.copytree(REPOSITORY / room, tmp_path / room)
     for entry in ("train.py", "eval.py"):
         shutil.copy(REPOSITORY / entry, tmp_path)

@@ -80,7 +80,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(command, tmp_path):
     held = tmp_path / "checkpoints" / run.run_id / "lock"
     with lock(held):
         folders = [f"checkpoint_dir={tmp_path}/checkpoints", f"log_dir={tmp_path}/logs"]
-        plans, _ = plan_runs([run], folders, tmp_path)
+        plans, _ = plan_runs([run], folders)
         log = train_log(plans[0].paths)
         log.parent.mkdir(parents=True)
         log.write_text("epoch 1/2 of the owner\n")
@@ -174,12 +174,12 @@ def test_a_run_that_has_files_under_another_name_is_the_same(command, tmp_path):
 
 
 def test_a_dataset_may_lie_elsewhere(command, tmp_path, digits_root, monkeypatch):
-    """A relative path counts from the folder of train.py, wherever the command is given."""
+    """A relative path counts from the working directory, as everywhere."""
     file = tmp_path / "elsewhere.npz"
     shutil.copy(digits_root / "digits.npz", file)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    path = os.path.relpath(file, REPOSITORY)
+    path = os.path.relpath(file)
     outcome = command(
         [small_run(epochs=1)], f"dataset.path={path}", f"--data-root={tmp_path}/empty"
     )

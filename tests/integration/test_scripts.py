@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -162,7 +163,8 @@ for path in sys.argv[1:]:  # in one process, which imports torch once
 def test_every_script_starts_from_any_folder(tmp_path):
     scripts = sorted((REPOSITORY / "scripts").glob("[a-z]*.py"))
     assert len(scripts) >= 10
-    paths = [str(path) for path in scripts if path.name != "certify.py"]  # takes no options
+    others = ("certify.py", "command.py")  # takes no options; what all commands share
+    paths = [str(path) for path in scripts if path.name not in others]
     command = [sys.executable, "-c", HELP_OF_EACH, *paths]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and not done.stderr, done.stderr
@@ -180,3 +182,32 @@ def test_a_script_of_another_checkout_is_refused(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert f"pip install -e {tmp_path}`, or set PYTHONPATH={tmp_path}" in done.stderr
+
+
+@pytest.mark.parametrize("reader", ["true", "head -n 1"])
+@pytest.mark.parametrize("command", ["scripts/count.py", "train.py --help"])
+def test_a_reader_that_has_gone_is_no_error(command, reader):
+    shell = f"{sys.executable} {command} | {reader}"
+    done = subprocess.run(shell, shell=True, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("train.py", "torchvision, hydra, filelock not found"), ("scripts/count.py", "hydra")],
+)
+def test_without_its_packages_a_command_says_how_to_install_them(command, words, tmp_path):
+    """As after `pip install .`, which brings torch alone."""
+    (tmp_path / "torch.py").write_text("get_num_threads = int")
+    arguments = [sys.executable, "-S", str(REPOSITORY / command)]
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "make setup" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_script_outside_an_environment_says_how_to_install_the_project(tmp_path):
+    arguments = [sys.executable, "-S", str(REPOSITORY / "scripts/compare.py")]
+    done = subprocess.run(arguments, env={}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "No module named 'scripts': run `make setup`" in done.stderr

@@ -1,12 +1,16 @@
 """Every mistake in a command gets one message that names it, before anything is computed."""
 
+import shutil
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from configs import checks, compose
 from configs.checks import check_ready
+from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
 
 BASE = ["model=base", "variant=Lr"]
@@ -37,10 +41,10 @@ MULTISTEP = [*BASE, "recipe.schedule=multistep"]
         ([*BASE, "model.lr=0.3", "recipe.lr=0.1"], ["model.lr=0.3 is not used", "recipe.lr=0.1"]),
         ([*BASE, "dataset.image_size=31"], ["dataset.image_size must be even", "got 31"]),
         ([*BASE, "dataset.channels=0"], ["dataset.channels must be above 0"]),
-        ([*BASE, "recipe.epochs=abc"], ["recipe.epochs=abc", "Integer"]),
-        ([*BASE, "recipe.epochs=2.5"], ["recipe.epochs=2.5", "Integer"]),
-        ([*BASE, "alpha=half"], ["alpha=half", "Float"]),
-        ([*BASE, "resume=maybe"], ["resume=maybe", "bool"]),
+        ([*BASE, "recipe.epochs=abc"], ["recipe.epochs=abc: expected a whole number"]),
+        ([*BASE, "recipe.epochs=2.5"], ["recipe.epochs=2.5: expected a whole number"]),
+        ([*BASE, "alpha=half"], ["alpha=half: expected a number, got half"]),
+        ([*BASE, "resume=maybe"], ["resume=maybe: expected true or false"]),
         ([*BASE, "alpha"], ["alpha"]),
         ([*BASE, "alpha=0.3"], ["layer 'conv1'", "32 filters", "0.28125 and 0.3125"]),
         ([*BASE, "alpha=0"], ["between 0 and 1"]),
@@ -84,7 +88,13 @@ MULTISTEP = [*BASE, "recipe.schedule=multistep"]
         ([*MULTISTEP, "recipe.lr_milestones=[3,3]"], ["rising", "[3, 3]"]),
         ([*MULTISTEP, "recipe.lr_milestones=[0,3]"], ["above 0", "[0, 3]"]),
         ([*MULTISTEP, "recipe.lr_milestones=[3,250]"], ["below recipe.epochs=250", "[3, 250]"]),
-        ([*MULTISTEP, "recipe.lr_milestones=[a]"], ["recipe.lr_milestones", "Integer"]),
+        (
+            [*MULTISTEP, "recipe.lr_milestones=[a]"],
+            ["=[a]: expected a whole number, got a"],
+        ),
+        ([*BASE, "recipe.lr_milestones=3"], ["lr_milestones=3: expected a list such as [1,2]"]),
+        ([*BASE, "recipe.epochs=null"], ["recipe.epochs=null: expected a value"]),
+        (["model=base", "variant=[Lr]"], ["variant=[Lr]: expected one of Conv, L"]),
         ([*BASE, "logger=csv"], ["logger", "tensorboard, wandb", "csv"]),
         ([*BASE, "recipe.val_fraction=1"], ["recipe.val_fraction", "below 1"]),
         ([*BASE, "regularizer.strength=0"], ["regularizer.strength", "variant=L"]),
@@ -122,15 +132,59 @@ def test_train_mistakes(overrides, words):
     assert "To append" not in str(error.value)  # nothing would read what was added
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "words"),
+    [
+        ("model/own.yaml", "name: own\nlr: abc\n", "model.lr: expected a number, got abc"),
+        ("model/own.yaml", "name: own\nlrr: 1\n", "model.lrr: there is no such key"),
+        ("model/own.yaml", "- own\n", "expected lines of key: value"),
+        ("recipe/own.yaml", "epochs: three\n", "recipe.epochs: expected a whole number"),
+        ("recipe/own.yaml", "defaults:\n- papre\n", "Could not load 'recipe/papre'"),
+        ("dataset/own.yaml", "name: own\nclasses: ten\n", "dataset.classes: expected a whole"),
+    ],
+)
+def test_mistakes_in_a_file_of_ones_own_name_it(path, content, words, tmp_path, monkeypatch):
+    shutil.copytree(CONFIG_DIR, tmp_path / "configs")
+    (tmp_path / "configs" / path).write_text(content)
+    for module in ("configs.compose", "configs.groups"):
+        monkeypatch.setattr(sys.modules[module], "CONFIG_DIR", tmp_path / "configs")
+    group = path.partition("/")[0]
+    with pytest.raises(UserError) as error:
+        compose([*("model=base", "variant=Lr")[group == "model" :], f"{group}=own"])
+    assert str(error.value).startswith(f"configs/{path}: {words}")
+
+
 def test_a_device_must_be_there_where_it_is_to_train_alone():
     config = compose([*BASE, "device=cuda:99"])  # on a cluster's login node, say
     with pytest.raises(UserError, match=r"cuda:99 is not available: torch can use \d+ CUDA device"):
         check_ready(config)
 
 
+def test_the_key_of_wandb_is_asked_for_once_before_the_first_job(monkeypatch):
+    calls = []
+
+    class Wandb(ModuleType):
+        Error = type("Error", (Exception,), {})
+
+        def login(self, **options):
+            calls.append(options)
+            raise self.Error("No API key configured.\nMore.")
+
+    wandb = Wandb("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(checks, "find_spec", lambda name: ModuleSpec(name, None, origin="here"))
+    checks._wandb_problem.cache_clear()
+    for seed in range(3):
+        with pytest.raises(UserError, match=r"key \(No API key configured.\): run `wandb login`"):
+            check_ready(compose([*BASE, "logger=wandb", f"seed={seed}"]))
+    assert len(calls) == 1
+    checks._wandb_problem.cache_clear()
+
+
 @pytest.mark.parametrize("found", [None, ModuleSpec("wandb", None)], ids=["none", "a folder"])
 def test_wandb_must_be_installed_where_it_is_to_log(found, monkeypatch):
     monkeypatch.setattr(checks, "find_spec", {"wandb": found}.get)
+    checks._wandb_problem.cache_clear()
     check_ready(compose(BASE))
     with pytest.raises(UserError, match=r"logger=wandb needs the package wandb: pip install"):
         check_ready(compose([*BASE, "logger=wandb"]))

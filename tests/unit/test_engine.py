@@ -1,6 +1,10 @@
 """Seeding, steps, the loop, checkpoints and records, on a network of a few weights."""
 
+import errno
+import io
 import json
+import logging
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +15,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import nn
 
+from configs.cli import _Stderr
+from configs.naming import LONGEST
 from linearconv import LinearConv2d, correlation_loss
 from linearconv.engine import checkpoint as checkpoints_module
 from linearconv.engine import loop
@@ -37,7 +44,8 @@ from linearconv.engine.record import (
     weights_sha256,
     write_record,
 )
-from linearconv.engine.reporting import Observer
+from linearconv.engine.reporting import Observer, ProgressBar
+from linearconv.engine.run import RunPaths
 from linearconv.engine.seeding import derive_seed, generator, seeded
 from linearconv.engine.step import Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError
@@ -538,7 +546,7 @@ def test_provenance_says_where_and_with_what():
 
 
 def test_results_do_not_make_a_checkout_dirty(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance_module, "CODE", tmp_path)
+    monkeypatch.setattr(provenance_module, "CHECKOUT", tmp_path)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
@@ -723,3 +731,40 @@ def test_a_full_disk_is_named_when_a_checkpoint_is_written(tmp_path, monkeypatch
     )
     with pytest.raises(OSError, match="No space left on device"):
         checkpoints_module.save(tmp_path / "x.pt", {"weights": torch.zeros(10**6)})
+
+
+def test_a_bar_shows_the_run_and_lines_stand_above_it(monkeypatch):
+    """With the time that is left, which counts the epochs of this process alone."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", out)
+    console = Console(file=out, force_terminal=True, width=100)
+    monkeypatch.setattr("rich.progress.get_console", lambda: console)
+    handler, bar = _Stderr(), ProgressBar()
+    bar.epoch_started(3, 10, 5)  # resumed
+    for _ in range(5):
+        bar.step_done()
+    bar._progress.refresh()
+    handler.emit(logging.makeLogRecord({"msg": "a message"}))
+    bar.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert "30.0 %  epoch 3/10" in text and "elapsed, left" in text
+    assert any(line.strip() == "a message" for line in text.splitlines())
+
+
+@pytest.mark.parametrize("longest", [143, 255])
+def test_names_that_are_too_long_are_refused_before_training(tmp_path, monkeypatch, longest):
+    """Also on file systems that take fewer characters than most."""
+    touch = Path.touch
+
+    def limited(path, *args, **kwargs):
+        if len(path.name.encode()) > longest:
+            raise OSError(errno.ENAMETOOLONG, "File name too long", str(path))
+        touch(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "touch", limited)
+    places = [tmp_path / name for name in "abc"]
+    RunPaths("x" * LONGEST, *places).create()
+    with pytest.raises(UserError, match=r"x.safetensors cannot be written to: File name too long"):
+        RunPaths("x" * (longest - 20), *places).create()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -9,7 +9,7 @@ import pytest
 from configs import compose, identify, run_id
 from configs.experiments import (
     TABLES,
-    TRIALS_DIR,
+    TRIALS,
     Cell,
     cell_runs,
     results_dir,
@@ -81,7 +81,7 @@ def test_only_runs_that_fill_a_cell_go_to_the_results(overrides, folder):
 
 def test_other_images_than_the_published_fill_no_cell():
     config = compose(["model=base", "variant=Lr"])
-    assert results_dir(config, identify(config, digest="f" * 64)) == TRIALS_DIR
+    assert results_dir(config, identify(config, digest="f" * 64)) == Path(TRIALS)
 
 
 def test_baselines_come_first_also_where_they_are_not_asked_for():
@@ -121,11 +121,11 @@ def table2():
 
 def test_extra_overrides_that_keep_the_runs_are_passed_on(table2):
     extra = ["runtime.execution=auto", "results_dir=a", "checkpoint_dir=/b", "recipe.lr=1e-3"]
-    planned, config = plan_runs(table2, extra, Path("/elsewhere"))
+    planned, config = plan_runs(table2, extra)
     assert [plan.name for plan in planned] == [run.run_id for run in table2]
     for plan in planned:
         assert plan.overrides == (*plan.run.overrides, *extra)
-        assert plan.paths.record == Path("/elsewhere/a/runs") / f"{plan.name}.json"
+        assert plan.paths.record == Path("a/runs") / f"{plan.name}.json"
         assert plan.paths.checkpoints == Path("/b") / plan.name
     assert config.runtime.execution == "auto"
 
@@ -133,18 +133,18 @@ def test_extra_overrides_that_keep_the_runs_are_passed_on(table2):
 @pytest.mark.parametrize("extra", ["recipe.epochs=3", "alpha=0.25", "precision=fp32"])
 def test_extra_overrides_that_make_other_runs_are_refused(table2, extra):
     with pytest.raises(UserError, match=r"fill no cell.*train\.py -m"):
-        plan_runs(table2, [extra], Path())
+        plan_runs(table2, [extra])
 
 
 @pytest.mark.parametrize("extra", ["seed=0", "overwrite=true", "++resume=false", "recipe=short"])
 def test_what_is_not_the_users_to_set_is_refused(table2, extra):
     with pytest.raises(UserError, match="cannot be given for the runs of a table: "):
-        plan_runs(table2, [extra], Path())
+        plan_runs(table2, [extra])
 
 
 def test_runs_on_data_that_is_not_pinned_are_blocked():
     runs = select_runs([4], model=["base"], variant=["Conv"], dataset=["svhn", "cifar10"])
-    plans = {plan.run.cell.dataset: plan for plan in plan_runs(runs, [], Path("/elsewhere"))[0]}
+    plans = {plan.run.cell.dataset: plan for plan in plan_runs(runs, [])[0]}
     assert {plan.blocked_by() for plan in plans.values()} == {""}  # SVHN by its official files
     plans["svhn"].run.identity["dataset"]["digest"] = None
     assert "svhn.yaml has neither a digest nor official_md5" in plans["svhn"].blocked_by()
@@ -152,7 +152,7 @@ def test_runs_on_data_that_is_not_pinned_are_blocked():
 
 def test_what_starts_from_a_baseline_is_told_where_it_is():
     runs = select_runs([5], model=["vgg11_basis"], dataset=["cifar10"])
-    baseline, basis = plan_runs(runs, ["checkpoint_dir=c"], Path("/root"))[0]
+    baseline, basis = plan_runs(runs, ["checkpoint_dir=c"])[0]
     assert basis.overrides[-1] == f"baseline_checkpoint=c/{baseline.name}/best.pt"
     assert basis.baseline is baseline and baseline.baseline is None
 

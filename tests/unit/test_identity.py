@@ -7,7 +7,7 @@ import pytest
 
 from configs import compose, identify, naming, run_id
 from configs.identity import identity_hash
-from configs.naming import differences, recipe_name, variant_name
+from configs.naming import LONGEST, differences, recipe_name, variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError
 from tests.conftest import REPOSITORY
@@ -89,6 +89,7 @@ KEEPING = [
     "checkpoint_dir=b",
     "log_dir=c",
     "dataset.root=d",
+    "dataset.strict=true",
     "recipe.lr=1e-3",  # the model's own learning rate, written out
     "alpha=0.50",
     "recipe=paper",
@@ -349,3 +350,12 @@ PINNED = {
     "LRr": "cifar10-vgg11-LRr-s0-49d4f554",
     "Conv": "cifar10-base-Conv-short-s0-30ed4ded",
 }
+
+
+def test_names_have_a_bound_and_keep_the_hash():
+    overrides = ["recipe.lr_milestones=[" + ",".join(map(str, range(1, 60))) + "]"]
+    overrides += ["recipe.schedule=multistep", "recipe.optimizer=sgd", "recipe.momentum=0.123456"]
+    names = [identity(*overrides), identity(*overrides, "recipe.label_smoothing=0.1")]
+    assert len(set(names)) == 2 and {len(name) for name in names} <= set(range(100, LONGEST + 1))
+    for name in names:
+        assert name.startswith("cifar10-vgg11-LRr-") and name.split("-")[-2] == "s0"

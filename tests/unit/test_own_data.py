@@ -234,6 +234,7 @@ def test_a_folder_that_may_be_a_typing_error_is_not_downloaded_into(tmp_path, mo
     with pytest.raises(UserError, match=r"dataste, does not exist.*digits.npz is not present"):
         DatasetFile(digits, Path("dataste")).load()
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("linearconv.engine.files.CHECKOUT", tmp_path)
     DatasetFile(digits, Path("datasets")).load()  # the default is made
     with pytest.raises(UserError, match=r"datasets/, where digits.npz is present"):
         DatasetFile(digits, Path("dataste")).load()

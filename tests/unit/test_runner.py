@@ -25,6 +25,7 @@ def job(tmp_path):
 def run(tmp_path, monkeypatch):
     """Runs jobs; an exit code of 0 means finished."""
     monkeypatch.setattr(runner_module, "POLL_S", 0.02)
+    monkeypatch.chdir(tmp_path)
     lines = []
 
     def start(jobs, places=ONE_SLOT, **options):
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch):
             )
 
         before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-        runner = Runner(jobs, places, judge=judge, cwd=tmp_path, say=lines.append,
+        runner = Runner(jobs, places, judge=judge, say=lines.append,
                         time_argument=lambda s: [f"{s:.0f}"], **options)  # fmt: skip
         results = runner.run()
         assert {kind: signal.getsignal(kind) for kind in before} == before
@@ -161,7 +162,7 @@ def test_an_error_of_the_runner_leaves_no_process_behind(tmp_path):
         raise BrokenPipeError
 
     job = Job("a", ("sleep", "60"), tmp_path / "log")
-    runner = Runner([job], [Slot()], judge=lambda job, code: Result(Outcome.FAILED), cwd=tmp_path,
+    runner = Runner([job], [Slot()], judge=lambda job, code: Result(Outcome.FAILED),
                     time_argument=lambda s: [], say=say)  # fmt: skip
     with pytest.raises(BrokenPipeError):
         runner.run()
@@ -182,7 +183,7 @@ def test_ignored_signals_stay_ignored(tmp_path):
         "from pathlib import Path; from scripts.jobs.runner import *\n"
         f"job = Job('a', ('sh', '-c', 'kill -HUP $PPID; sleep 0.5'), Path('{tmp_path}/log'))\n"
         "done = lambda job, code: Result(Outcome.FINISHED)\n"
-        "runner = Runner([job], [Slot()], judge=done, cwd=Path(), time_argument=lambda s: [])\n"
+        "runner = Runner([job], [Slot()], judge=done, time_argument=lambda s: [])\n"
         "print(runner.run()['a'].outcome)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
