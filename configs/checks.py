@@ -46,14 +46,19 @@ def check(config: TrainConfig | EvalConfig) -> None:
         _check_variant(config)
 
 
-def check_ready(config: TrainConfig | EvalConfig) -> None:
+def check_ready(config: TrainConfig | EvalConfig, *, device: bool = True) -> None:
     """Reject a valid config that cannot run on this machine.
+
+    Args:
+        config: checked by `check`.
+        device: whether it is this machine's device that counts, and not that of a cluster's host.
 
     Raises:
         UserError: the device is not available; logger=wandb without wandb or a key; the baseline
             checkpoint is missing, or given for a model that does not use one.
     """
-    _check_device_is_there(config.device)
+    if device:
+        _check_device_is_there(config.device)
     if isinstance(config, EvalConfig):
         return
     if config.logger == "wandb":

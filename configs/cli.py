@@ -30,12 +30,20 @@ from omegaconf import DictConfig
 from configs.checks import check, check_ready
 from configs.compose import VERSION_BASE, compose, to_config, user_errors
 from configs.groups import CONFIG_DIR
-from configs.launched import EndedJob, Unfinished, is_grid, launched_jobs
+from configs.launched import (
+    FAILED,
+    INTERRUPTED,
+    MISTAKE,
+    OUT_OF_TIME,
+    EndedJob,
+    Unfinished,
+    is_grid,
+    is_here,
+    launched_jobs,
+)
 from configs.usage import check_keys, usage
 from linearconv.errors import UserError
 from linearconv.table import aligned
-
-FAILED, MISTAKE, OUT_OF_TIME, INTERRUPTED = 1, 2, 75, 130
 
 
 class Score(float):
@@ -162,7 +170,10 @@ def _run_job(job: Job, composed: DictConfig, overrides: list[str]) -> Score | No
         raise
     except UserError as error:
         raise Unfinished(MISTAKE, str(error)) from None
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ == "UncompletedJobError":  # submitit's, at the time limit
+            message = f"{error} Run the same command again, which continues"
+            raise Unfinished(OUT_OF_TIME, message) from None
         raise Unfinished(FAILED, traceback.format_exc().rstrip()) from None
 
 
@@ -179,7 +190,8 @@ def _exit_code(jobs: Sequence[EndedJob]) -> int:
     if bad:
         print(f"{len(bad)} of {len(jobs)} runs did not finish:", file=sys.stderr)
     for job in bad:
-        print(f"  exit code {job.code}: {' '.join(job.overrides)}", file=sys.stderr)
+        why = f" ({job.why})" if job.why else ""
+        print(f"  exit code {job.code}{why}: {' '.join(job.overrides)}", file=sys.stderr)
     codes = {job.code for job in bad}
     return codes.pop() if len(codes) == 1 else (FAILED if codes else 0)
 
@@ -216,7 +228,7 @@ class CheckEveryJob(Callback):
             mistakes = [str(error)]
         for overrides in jobs:
             try:
-                check_ready(compose(overrides, config_name))
+                check_ready(compose(overrides, config_name), device=is_here(config.hydra))
             except UserError as error:
                 mistakes.append(f"{' '.join(overrides)}: {error}")
         if mistakes:

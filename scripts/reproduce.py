@@ -42,7 +42,7 @@ from scripts.jobs.local import train
 from scripts.jobs.plan import Planned, data_problem, override, plan_runs
 from scripts.jobs.progress import status_text, summary
 from scripts.jobs.runner import Outcome, Outcomes, Result
-from scripts.jobs.slurm import Cluster, submit
+from scripts.jobs.slurm import CPUS, LEAST_MINUTES, Cluster, queued, submit
 from scripts.jobs.status import State
 
 """The folder of train.py, which it runs in."""
@@ -145,7 +145,7 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     _check_slurm(args)
     planned, config = plan_runs(runs, [*_options(args), *args.overrides])
     if args.status:
-        print(status_text(planned, config))
+        print(status_text(planned, config, queued(planned) if args.slurm else None))
         return 0
     results = settled(planned)
     missing = [plan for plan in planned if plan.name not in results]
@@ -189,6 +189,11 @@ def _check_slurm(args: argparse.Namespace) -> None:
             "--slots and --max-minutes apply to this machine only; with --slurm, use "
             "--slurm-parallel and --slurm-minutes (a job is requeued at its time limit)"
         )
+    if args.slurm_minutes is not None and args.slurm_minutes < LEAST_MINUTES:
+        raise UserError(
+            f"--slurm-minutes must be at least {LEAST_MINUTES}, got {args.slurm_minutes}: a job is "
+            "told to stop 90 s before its limit, and is requeued if it has trained an epoch"
+        )
 
 
 def _options(args: argparse.Namespace) -> list[str]:
@@ -225,6 +230,7 @@ def cluster_of(args: argparse.Namespace, config: TrainConfig) -> Cluster:
     return Cluster(
         Path(config.log_dir, "slurm").absolute(),
         minutes=args.slurm_minutes or SLURM_MINUTES,
+        cpus=config.runtime.threads or CPUS,
         parallel=args.slurm_parallel,
         partition=args.slurm_partition,
         options=options,

@@ -19,6 +19,11 @@ from data.official import pack
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Commands that tests start use this checkout, too, where the environment has another one installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
+)
+
 # Parallel workers share the cores.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 

@@ -14,7 +14,7 @@ from linearconv.errors import UserError
 from scripts.jobs.plan import Planned
 from scripts.jobs.runner import Outcome, Outcomes, Result
 from scripts.jobs.status import State, Status, status_table
-from scripts.jobs.timings import Epoch, Timings
+from scripts.jobs.timings import Epoch, Timings, recorded_device
 
 ESTIMATED = "est."
 """Marks a time that no run was measured for."""
@@ -28,21 +28,27 @@ def progress(planned: Mapping[str, Planned], running: Sequence[str]) -> str:
     return f"{done} of {len(planned)} finished; running: {', '.join(now)}"
 
 
-def status_text(planned: Sequence[Planned], config: TrainConfig) -> str:
+def status_text(
+    planned: Sequence[Planned], config: TrainConfig, queued: Mapping[str, str] | None = None
+) -> str:
     """A table of the progress of the runs, and the time left as far as it is known.
 
     Args:
         planned: the runs.
         config: the config of any of them.
+        queued: the job of each run that a cluster has in its queue; None without a cluster.
     """
-    statuses = [plan.status() for plan in planned]
+    statuses = [_with_queue(plan.status(), (queued or {}).get(plan.name)) for plan in planned]
+    records = Path(config.results_dir, "runs")
     try:
         device = device_name(resolve_device(config.device))
     except UserError as error:  # as on the login node of a cluster
-        left, notes = [None] * len(planned), [f"time left unknown: {error}"]
-    else:
+        device = None if queued is None else recorded_device(records, config.device)
+        if device is None:
+            left, notes = [None] * len(planned), [f"time left unknown: {error}"]
+    if device is not None:
         timings = Timings(device, config.runtime.name)
-        timings.add_records(Path(config.results_dir, "runs"))
+        timings.add_records(records)
         pairs = list(zip(planned, statuses, strict=True))
         for plan, status in pairs:
             if status.state is not State.DONE:
@@ -52,6 +58,13 @@ def status_text(planned: Sequence[Planned], config: TrainConfig) -> str:
     lines = [status_table([plan.name for plan in planned], statuses, list(map(_words, left)))]
     blocked = (plan.blocked_by() for plan, s in zip(planned, statuses, strict=True) if s.note == "")
     return "\n".join([*lines, *dict.fromkeys(filter(None, blocked)), *notes])
+
+
+def _with_queue(status: Status, job: str | None) -> Status:
+    """The status of a run whose job is in a cluster's queue: an older failure is history."""
+    if job is None or status.state in (State.DONE, State.RUNNING):
+        return status
+    return replace(status, state=State.QUEUED, note=f"job {job}")
 
 
 def _notes(planned: Sequence[Planned], left: Sequence[Epoch | None], device: str) -> list[str]:

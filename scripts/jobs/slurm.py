@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.cli import INTERRUPTED, OUT_OF_TIME
+from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.files import atomic_write
 from linearconv.engine.lock import STALE_S, live_owner
 from linearconv.errors import UserError
@@ -22,6 +23,12 @@ from scripts.jobs.runner import Outcome, Outcomes, Result, mark, waiting
 
 REQUEUES = 1000
 """How often a job may hit its time limit; each start trains at least one epoch."""
+
+LEAST_MINUTES = 4
+"""Of a job's time limit: submitit's signal comes 90 s before it, and a start takes its time."""
+
+CPUS = 2
+"""Of a job whose run is not told how many threads to use."""
 
 STOP_S = 60.0
 """Seconds a process has to exit by itself; submitit's signal comes 90 s before the time limit."""
@@ -43,24 +50,29 @@ class TrainJob:
     Attributes:
         command: the program and its arguments; exits with 75 if its own time limit stopped it or
             another process holds the run, with 130 if it was terminated.
+        cwd: the folder to run in.
         log: the file that its output is appended to.
         record: the file that exists once the run is finished.
-        lock: the run's lock, which tells the two apart.
+        lock: the run's lock, which tells the two apart; the checkpoints are beside it.
     """
 
     command: tuple[str, ...]
+    cwd: Path
     log: Path
     record: Path
     lock: Path
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
+    _first: list[Path] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self) -> None:
         """Train to the end.
 
         Raises:
-            RuntimeError: the process failed or was terminated, or another one holds the run.
+            RuntimeError: the process failed or was terminated, another one holds the run, or no
+                epoch was finished within the time limit.
             SystemExit: out of time; the job has been requeued.
         """
+        self._first = self._saved()
         # If a run's host died, the run counts as held until its lock is stale (see `engine.lock`).
         give_up = time.monotonic() + STALE_S + 2 * RETRY_S
         while True:
@@ -87,7 +99,18 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         self._stop()  # now, so that the run is free when the job starts on another host
+        if self._saved() == self._first:
+            mark(self.log, Outcome.FAILED)
+            raise RuntimeError(
+                "no epoch was finished within the time limit: raise --slurm-minutes; see "
+                f"{self.log}"
+            )
         return DelayedSubmission(dataclasses.replace(self))
+
+    def _saved(self) -> list[Path]:
+        """The checkpoints of the epochs that are finished."""
+        epochs = Checkpoints(self.lock.parent).epochs()
+        return [path for path in epochs if path.stem != "epoch-0000"]
 
     def _run(self) -> int:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +119,7 @@ class TrainJob:
             # run handles.
             self._process = subprocess.Popen(
                 self.command,
+                cwd=self.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -132,6 +156,7 @@ class Cluster:
     Args:
         folder: for submitit's files and the jobs' output; visible to all hosts.
         minutes: time limit of a job, after which it is requeued.
+        cpus: of a job.
         parallel: how many jobs of an array may run at a time; None: submitit's default, 256.
         partition: the cluster's partition, or None for its default.
         options: further sbatch options, without the dashes; True for one without a value.
@@ -146,6 +171,7 @@ class Cluster:
         folder: Path,
         *,
         minutes: int,
+        cpus: int = CPUS,
         parallel: int | None = None,
         partition: str | None = None,
         options: Mapping[str, str | bool] | None = None,
@@ -170,6 +196,7 @@ class Cluster:
         self._parameters = {
             "name": "linearconv",
             "timeout_min": minutes,
+            "cpus_per_task": cpus,
             "slurm_array_parallelism": parallel,
             "slurm_partition": partition,
         }
@@ -204,12 +231,35 @@ class Cluster:
         """
         if self._name != "slurm":
             return set()
-        # By number: in a container a user may have no name.
-        command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+        return queue()
+
+
+def queue() -> set[str]:
+    """The ids of this user's pending and running jobs on the cluster.
+
+    Raises:
+        UserError: squeue is missing or failed.
+    """
+    # By number: in a container a user may have no name.
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise UserError(f"squeue failed: {done.stderr.strip()}")
-        return set(done.stdout.split())
+    except FileNotFoundError:
+        raise UserError("squeue not found: use --slurm on a Slurm cluster") from None
+    if done.returncode != 0:
+        raise UserError(f"squeue failed: {done.stderr.strip()}")
+    return set(done.stdout.split())
+
+
+def queued(planned: Sequence[Planned]) -> dict[str, str]:
+    """The job of each run that is in the queue, by the run's name.
+
+    Raises:
+        UserError: as `queue`.
+    """
+    ids = queue()
+    jobs = {plan.name: _last_job(plan) for plan in planned}
+    return {name: job for name, job in jobs.items() if job in ids}
 
 
 def submit(cluster: Cluster, missing: Sequence[Planned], results: Outcomes) -> Outcomes:
@@ -226,8 +276,8 @@ def submit(cluster: Cluster, missing: Sequence[Planned], results: Outcomes) -> O
     results = dict(results)
     # A run that stops by itself, at an epoch end, loses no work to the time limit.
     limit = time_argument(60 * max(cluster.minutes / 2, cluster.minutes - 5))
-    queue = cluster.queue()
-    ids = {plan.name: job_id for plan in missing if (job_id := _last_job(plan)) in queue}
+    waiting_ids = cluster.queue()
+    ids = {plan.name: job_id for plan in missing if (job_id := _last_job(plan)) in waiting_ids}
     for name, job_id in ids.items():
         results[name] = Result(Outcome.SUBMITTED, f"job {job_id} is already queued")
     for plans in _stages([plan for plan in missing if plan.name not in ids]):
@@ -239,6 +289,7 @@ def submit(cluster: Cluster, missing: Sequence[Planned], results: Outcomes) -> O
         jobs = [
             TrainJob(
                 (*job.command, *limit),
+                Path.cwd(),
                 *(path.absolute() for path in (job.log, plan.paths.record, plan.paths.lock)),
             )
             for plan, job in ((plan, plan.job()) for plan in plans)

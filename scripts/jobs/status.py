@@ -23,6 +23,7 @@ class State(StrEnum):
     DONE = "done"
     RUNNING = "running"
     INTERRUPTED = "interrupted"
+    QUEUED = "queued"
     FAILED = "failed"
     MISSING = "missing"
 

@@ -36,6 +36,25 @@ class Epoch:
     source: str | None = None
 
 
+def recorded_device(folder: Path, wanted: str) -> str | None:
+    """The device of a kind, cpu or cuda, that the latest of a folder's records was trained on.
+
+    Args:
+        folder: of records.
+        wanted: `device` of the config; None is found for auto, which says no kind.
+    """
+    latest: dict[str, str] = {}
+    for path in folder.glob("*.json"):
+        try:
+            start = read_record(path)["provenance"][-1]
+            latest[start["started"]] = start["device"]
+        except (UserError, KeyError, TypeError, IndexError):
+            continue
+    devices = (latest[started] for started in sorted(latest, reverse=True))
+    kind = wanted.partition(":")[0]
+    return next((each for each in devices if kind == ("cpu" if is_cpu(each) else "cuda")), None)
+
+
 class Timings:
     """Seconds per epoch on one device.
 

@@ -1,6 +1,7 @@
 """Adding to the project what its documentation says can be added, in a copy of it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ def checkout(tmp_path):
     for room in ("configs", "data", "linearconv", "models"):
         shutil.copytree(REPOSITORY / room, tmp_path / room)
     shutil.copy(REPOSITORY / "train.py", tmp_path)
+    (tmp_path / "configs/variant/LRr4.yaml").unlink(missing_ok=True)  # of somebody who has tried it
     return tmp_path
 
 
@@ -215,3 +217,29 @@ def test_a_recipe_is_a_yaml(checkout):
     )  # fmt: skip
     assert "epochs: 100" in done.stdout and "lr_decay_every: 40" in done.stdout
     assert "batch_size: 64" in done.stdout
+
+
+@pytest.mark.long
+def test_the_examples_pass_the_checks_of_the_project(tmp_path):
+    """Applied to a copy of all files, as by somebody who goes on from them."""
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if not name.startswith("results/") and (REPOSITORY / name).exists():  # which is data
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "results").symlink_to(REPOSITORY / "results")
+    examples = re.findall(r"`((?:models|configs)/[\w/.]+)`:$", PAGE, flags=re.M)
+    assert len(examples) >= 4
+    write(tmp_path, *examples)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    tests = [f"tests/unit/test_{name}.py" for name in ("models", "identity", "checks")]
+    for command in (
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["pytest", "-q", *tests, "tests/integration/test_extending.py"],
+    ):
+        command = [sys.executable, "-m", *command]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ import submitit
 from linearconv.engine.lock import lock
 from linearconv.errors import UserError
 from scripts.jobs import slurm as slurm_module
-from scripts.jobs.runner import last_failed
+from scripts.jobs.runner import Outcome, last_failed, mark
 from scripts.jobs.slurm import Cluster, TrainJob
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import SIZE, TINY, small_run
@@ -47,10 +47,25 @@ def result(job_id: str, tmp_path: Path, *, within: float = 120.0) -> tuple[str, 
 
 
 def test_a_job_that_stops_in_time_is_requeued_until_it_is_done(local, job, tmp_path):
-    script = "echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record || exit 75"
+    script = (
+        "echo start >> starts; n=$(wc -l < starts); touch epoch-000$n.pt; "
+        "[ $n = 2 ] && touch record || exit 75"
+    )
     (job_id,) = local.submit([job(script)])
     assert result(job_id, tmp_path) == ("success", None)
     assert (tmp_path / "starts").read_text() == "start\n" * 2
+
+
+@pytest.mark.parametrize("limit", ["train.py's own", "Slurm's"])
+def test_a_job_that_trains_no_epoch_is_not_requeued(local, job, tmp_path, limit):
+    """It would be started for ever."""
+    end = "exit 75" if limit == "train.py's own" else "kill -USR2 $PPID; sleep 60"
+    (tmp_path / "epoch-0000.pt").touch()  # written before the first epoch
+    (job_id,) = local.submit([job(f"echo start >> starts; {end}")])
+    kind, message = result(job_id, tmp_path)
+    assert kind == "error" and "no epoch was finished within the time limit: raise" in message
+    assert (tmp_path / "starts").read_text() == "start\n"
+    assert last_failed(tmp_path / "train.log")
 
 
 def test_a_failed_job_fails_and_names_its_log(local, job, tmp_path):
@@ -123,6 +138,7 @@ def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
 
 def test_checkpoint_resubmits_the_same_job(job):
     train = job("true")
+    train.lock.with_name("epoch-0001.pt").touch()
     again = train.checkpoint()
     assert isinstance(again, submitit.helpers.DelayedSubmission)
     assert again.function == train and again.args == () and again.kwargs == {}
@@ -164,7 +180,8 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
     assert outcome.code == 75, outcome.err
     array, after = slurm()
     for flag in ("array=0-1%1", "partition=gpu", "time=100", "account=mine", "mem=8G", "exclusive",
-                 "requeue", "gpus-per-node=1", "signal=USR2@90", "open-mode=append"):  # fmt: skip
+                 "requeue", "gpus-per-node=1", "cpus-per-task=2", "signal=USR2@90",
+                 "open-mode=append"):  # fmt: skip
         assert f"#SBATCH --{flag}\n" in array, array
     assert "dependency" not in array and "--array" not in after
     assert "#SBATCH --dependency=afterok:100_0\n" in after
@@ -173,7 +190,7 @@ def test_one_array_and_basis_after_its_baseline(command, slurm, tmp_path):
         assert f"submitted: job {job_id}, log {tmp_path}/logs/{run.run_id}/train.log" in outcome.out
     (pickled,) = (tmp_path / "logs/slurm").glob("101*submitted.pkl")
     train = submitit.helpers.DelayedSubmission.load(pickled).function
-    assert train.command[:2] == (sys.executable, "train.py")
+    assert train.command[:2] == (sys.executable, str(REPOSITORY / "train.py"))
     assert f"{tmp_path}/checkpoints/{baseline.run_id}/best.pt" in " ".join(train.command)
     assert train.command[-1] == "max_minutes=95.000000"
     assert "device=cuda" in train.command  # rather an error than a CPU beside the reserved GPU
@@ -187,6 +204,27 @@ def test_a_cpu_or_own_gpu_options_leave_the_gpu_out(command, slurm):
     assert command([run], "--slurm", "--slurm-option", "gres=gpu:a100:1").code == 75
     assert not any("gpus-per-node" in text for text in slurm())
     assert "#SBATCH --gres=gpu:a100:1\n" in slurm()[1]
+    assert command([run], "--slurm", "runtime.threads=5").code == 75
+    assert "#SBATCH --cpus-per-task=5\n" in slurm()[2]
+
+
+def test_the_status_knows_the_queue_and_needs_no_gpu(command, slurm, tmp_path):
+    """As on a login node: the time left is estimated for the device of the latest record."""
+    run, other = small_run(), small_run("vgg11")
+    assert command([run], "--slurm").code == 75
+    log = tmp_path / "logs" / run.run_id / "train.log"
+    mark(log, Outcome.FAILED)  # of an earlier job
+    (tmp_path / "bin/queue").write_text("100\n")
+    shown = command([run, other], "--slurm", "--status").out
+    assert f"{run.run_id}  queued" in shown and "job 100\n" in shown
+    assert "time left unknown: device=cuda is not available" in shown
+    (tmp_path / "bin/queue").write_text("")
+    assert f"{run.run_id}  failed" in command([run], "--slurm", "--status").out
+    record = {"schema": 1, "provenance": [{"started": "2026", "device": "NVIDIA H200"}]}
+    (tmp_path / "results/runs").mkdir(parents=True)
+    (tmp_path / "results/runs/a.json").write_text(json.dumps(record))
+    shown = command([run, other], "--slurm", "--status").out
+    assert "no epoch timed on NVIDIA H200" in shown and "not available" not in shown
 
 
 def test_what_is_in_the_queue_is_not_submitted_again(command, slurm, tmp_path):
@@ -229,6 +267,8 @@ def test_what_is_missing_is_named(command, tmp_path, monkeypatch):
     for option in ("--slots=2", "--max-minutes=9"):
         outcome = command([small_run()], "--slurm", option)
         assert outcome.code == 2 and "--slurm-minutes" in outcome.err
+    outcome = command([small_run()], "--slurm", "--slurm-minutes=3")
+    assert outcome.code == 2 and "--slurm-minutes must be at least 4, got 3" in outcome.err
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]'"):
         Cluster(tmp_path, minutes=1)

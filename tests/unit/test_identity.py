@@ -207,8 +207,8 @@ def test_what_does_not_apply_does_not_count():
         (["model.lr=3e-5"], "cifar10-vgg11-LRr-lr3e-05-s0"),
         (["recipe.val_fraction=0.1"], "cifar10-vgg11-LRr-val0.1-s0"),
         (
-            ["variant.rank=4", "recipe=short", "recipe.lr=3e-3"],
-            "cifar10-vgg11-LRr-short-r4-lr0.003-s0",
+            ["variant.rank=7", "recipe=short", "recipe.lr=3e-3"],
+            "cifar10-vgg11-LRr-short-r7-lr0.003-s0",
         ),
         (["variant.init=variance_preserving"], "cifar10-vgg11-LRr-variance_preserving-s0"),
         (["dataset.limit_train=5000", "precision=bf16"], "cifar10-vgg11-LRr-bf16-train5000-s0"),
