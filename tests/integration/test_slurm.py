@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -216,10 +217,12 @@ def test_the_status_knows_the_queue_and_needs_no_gpu(command, slurm, tmp_path):
     mark(log, Outcome.FAILED)  # of an earlier job
     (tmp_path / "bin/queue").write_text("100\n")
     shown = command([run, other], "--slurm", "--status").out
-    assert f"{run.run_id}  queued" in shown and "job 100\n" in shown
+    assert re.search(rf"^{run.run_id} +queued .* job 100$", shown, flags=re.M), shown
     assert "time left unknown: device=cuda is not available" in shown
     (tmp_path / "bin/queue").write_text("")
-    assert f"{run.run_id}  failed" in command([run], "--slurm", "--status").out
+    assert re.search(
+        rf"^{run.run_id} +failed ", command([run], "--slurm", "--status").out, flags=re.M
+    )
     record = {"schema": 1, "provenance": [{"started": "2026", "device": "NVIDIA H200"}]}
     (tmp_path / "results/runs").mkdir(parents=True)
     (tmp_path / "results/runs/a.json").write_text(json.dumps(record))
