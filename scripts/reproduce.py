@@ -145,7 +145,7 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
     _check_slurm(args)
     planned, config = plan_runs(runs, [*_options(args), *args.overrides])
     if args.status:
-        print(status_text(planned, config, queued(planned) if args.slurm else None))
+        print(status_text(planned, config, in_queue(planned) if args.slurm else None))
         return 0
     results = settled(planned)
     missing = [plan for plan in planned if plan.name not in results]
@@ -173,6 +173,15 @@ def reproduce(runs: Sequence[Run], args: argparse.Namespace) -> int:
         results = train(planned, missing, results, free_slots, deadline=deadline, overtime=overtime)
     print(summary(planned, results))
     return exit_code(results)
+
+
+def in_queue(planned: Sequence[Planned]) -> dict[str, str]:
+    """The jobs of these runs that are in the cluster's queue, if it can be asked."""
+    try:
+        return queued(planned)
+    except UserError as error:
+        print(f"what is queued is not known: {error}", file=sys.stderr)
+        return {}
 
 
 def _check_slurm(args: argparse.Namespace) -> None:

@@ -81,11 +81,18 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def move_to(self, folder: Path) -> None:
-        """Replace the checkpoints in `folder` with these."""
-        Checkpoints(folder).clear()
-        for path in [*self.epochs(), self.best]:
-            if path.exists():
-                path.replace(folder / path.name)
+        """Replace the checkpoints in `folder` with these, the last epoch's at the very end.
+
+        So what a process that is killed meanwhile has left can be told, and moved again.
+        """
+        moved = [path for path in (self.best, *self.epochs()) if path.exists()]
+        target = Checkpoints(folder)
+        names = {path.name for path in moved}
+        for old in [*target.epochs(), target.best]:
+            if old.name not in names:
+                old.unlink(missing_ok=True)
+        for path in moved:
+            path.replace(folder / path.name)
         with suppress(OSError):  # somebody else's file is in it
             self.folder.rmdir()
 

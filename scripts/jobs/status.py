@@ -93,5 +93,6 @@ def status_table(names: Sequence[str], statuses: Sequence[Status], left: Sequenc
         line = f"{name:<{width}}  {status.state:<12}{epoch:<9}{time_left:<12}{status.note}"
         lines.append(line.rstrip())
     counts = Counter(status.state for status in statuses)
-    lines.append(", ".join(f"{counts[state]} {state}" for state in State))
+    shown = (state for state in State if counts[state] or state is not State.QUEUED)
+    lines.append(", ".join(f"{counts[state]} {state}" for state in shown))
     return "\n".join(lines)

@@ -205,6 +205,7 @@ def call_randomly(script, folder, name: str, seeds: range) -> None:
 def elsewhere(tmp_path, monkeypatch):
     """A working directory without anything, but for the few results of a folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("linearconv.engine.files.CHECKOUT", tmp_path)  # and its default folders
     monkeypatch.delenv("LINEARCONV_DATA", raising=False)
     (tmp_path / "results/runs").mkdir(parents=True)
     return tmp_path / "results"

@@ -220,14 +220,13 @@ def test_the_status_knows_the_queue_and_needs_no_gpu(command, slurm, tmp_path):
     assert re.search(rf"^{run.run_id} +queued .* job 100$", shown, flags=re.M), shown
     assert "time left unknown: device=cuda is not available" in shown
     (tmp_path / "bin/queue").write_text("")
-    assert re.search(
-        rf"^{run.run_id} +failed ", command([run], "--slurm", "--status").out, flags=re.M
-    )
+    shown = command([run], "--slurm", "--status").out
+    assert re.search(rf"^{run.run_id} +failed ", shown, flags=re.M)
     record = {"schema": 1, "provenance": [{"started": "2026", "device": "NVIDIA H200"}]}
     (tmp_path / "results/runs").mkdir(parents=True)
     (tmp_path / "results/runs/a.json").write_text(json.dumps(record))
     shown = command([run, other], "--slurm", "--status").out
-    assert "no epoch timed on NVIDIA H200" in shown and "not available" not in shown
+    assert "time left on NVIDIA H200" in shown and "not available" not in shown
 
 
 def test_what_is_in_the_queue_is_not_submitted_again(command, slurm, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from linearconv.engine.artifacts import artifacts_path, correct_artifacts, write_artifacts
+from linearconv.engine.checkpoint import load, save
 from linearconv.engine.record import file_digests, write_record
 from linearconv.engine.weights import read_all_weights, read_weights, weights_path, write_weights
 from linearconv.errors import UserError
@@ -223,8 +224,9 @@ def test_an_overwritten_run_without_best_weights_still_gets_its_record(cli, smal
     assert cli(*command).code == 0
     (record,) = (tmp_path / "results" / "runs").glob("*.json")
     folder = tmp_path / "checkpoints" / record.stem
-    (folder / "overwrite").mkdir()
-    shutil.copy(folder / "epoch-0003.pt", folder / "overwrite")
+    state = load(folder / "epoch-0003.pt")
+    state["starts"][0]["started"] = "later"
+    save(folder / "overwrite" / "epoch-0003.pt", state)
     assert cli(*command, "overwrite=true").code == 0
     assert not (folder / "overwrite").exists() and (folder / "epoch-0003.pt").exists()
     assert set(read_all_weights(weights_path(tmp_path / "results", record.stem))) == {"last"}

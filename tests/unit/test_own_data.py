@@ -230,11 +230,11 @@ def test_a_run_is_evaluated_on_its_own_images_alone(save, tmp_path, monkeypatch)
 def test_a_folder_that_may_be_a_typing_error_is_not_downloaded_into(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LINEARCONV_DATA", raising=False)
+    monkeypatch.setattr("linearconv.engine.files.CHECKOUT", tmp_path)
     digits = dataset_config("digits")
     with pytest.raises(UserError, match=r"dataste, does not exist.*digits.npz is not present"):
         DatasetFile(digits, Path("dataste")).load()
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("linearconv.engine.files.CHECKOUT", tmp_path)
     DatasetFile(digits, Path("datasets")).load()  # the default is made
     with pytest.raises(UserError, match=r"datasets/, where digits.npz is present"):
         DatasetFile(digits, Path("dataste")).load()
