@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
+from linearconv.responses import as_images, fit_on_images
+from linearconv.responses import recalibrate as recalibrate_batch_norms
 from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
 from linearconv.table import aligned
+from linearconv.warm_start import Responses, fit_filters
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class ConvertedLayer:
         rank: of its coefficients; None without a rank, or if it was not converted.
         saved_by_rank: coefficients that the rank saves; not above 0 if it saves nothing.
         error: of a warm start, the norm of what is missed of the weight, relative to its norm.
+        kept: of a warm start, the share of the output's energy that is kept, on the images or, if
+            these do not reach it, on inputs without correlations: 1 - error^2.
         skipped: why it was not converted; None if it was.
     """
 
@@ -44,6 +50,7 @@ class ConvertedLayer:
     rank: int | None = None
     saved_by_rank: int | None = None
     error: float | None = None
+    kept: float | None = None
     skipped: str | None = None
 
 
@@ -85,8 +92,7 @@ class Conversion:
         table = aligned([header, *body, total], left=(0, 1, 4))
         if not converted:
             return table
-        # `error` is that of a warm start alone.
-        fitted = any(layer.error is not None for layer in self.layers)
+        fitted = any(layer.kept is not None for layer in self.layers)  # by a warm start
         weights = (
             "fitted to those they replace"
             if fitted
@@ -100,8 +106,8 @@ def _remark(layer: ConvertedLayer) -> str:
         return f"skipped: {layer.skipped}"
     useless = "" if (layer.saved_by_rank or 1) > 0 else " (the full coefficients are no more)"
     rank = [] if layer.rank is None else [f"rank {layer.rank}{useless}"]
-    error = [] if layer.error is None else [f"relative error {layer.error:.2g}"]
-    return ", ".join(rank + error)
+    kept = [] if layer.kept is None else [f"{100 * layer.kept:.1f} % of the output kept"]
+    return ", ".join(rank + kept)
 
 
 def convert(
@@ -111,7 +117,8 @@ def convert(
     rank: int | None = None,
     skip: str | Iterable[str] = (),
     min_reduction: bool = True,
-    warm_start: bool = False,
+    warm_start: bool | Tensor | Iterable[Any] = False,
+    recalibrate: bool = False,
     init: str = "released",
     inplace: bool = True,
 ) -> Conversion:
@@ -130,7 +137,12 @@ def convert(
             convolutions stay as they are.
         min_reduction: skip layers that would not have fewer parameters.
         warm_start: fit each layer to the weight it replaces (see `LinearConv2d.from_conv2d`)
-            instead of initialising it, by which that weight is lost.
+            instead of initialising it, by which that weight is lost. With images, some hundreds, as
+            a tensor or batches of the network's input, what counts is the error of the outputs on
+            them, given the layers before (`linearconv.responses`); grouped layers, and those that
+            the images do not reach, are fitted to their weights alone.
+        recalibrate: afterwards set the statistics of the batch norms to those of the images, which
+            loses accuracy where these are few.
         init: how the layers are initialised without a warm start (see `LinearConv2d`).
         inplace: change `model` itself; else a copy. If `model` is itself a convolution, only the
             report has its replacement.
@@ -139,49 +151,60 @@ def convert(
         The report, with the model as `report.model`.
 
     Raises:
-        ValueError: alpha, rank or init is out of range, a name to skip matches nothing, the model
-            is distributed, or a convolution is compiled, lazy, or has a weight that is not finite;
-            nothing has been changed.
+        ValueError: alpha, rank or init is out of range, a name to skip matches nothing, there are
+            no images to recalibrate on, the model is distributed, or a convolution is compiled,
+            lazy, or has a weight that is not finite; nothing has been changed.
     """
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
     if rank is not None and (type(rank) is not int or rank < 1):
         raise ValueError(f"rank must be a whole number of at least 1, or None, got {rank}")
     check_init(init)
+    images = None if isinstance(warm_start, bool) else as_images(warm_start)
+    if recalibrate and images is None:
+        raise ValueError("recalibrate=True needs images: convert(model, warm_start=images, ...)")
     if not inplace:
         model = copy.deepcopy(model)
     names = named_modules_of(model, _ConvNd)
     _check_whole(model, names)
     owners = _owners(model)
     skipped = _matching(model, [skip] if isinstance(skip, str) else list(skip))
-    layers, replacements = [], {}
+    reasons: dict[_ConvNd, str | None] = {}
     for conv, found in names.items():
         others = {n for p in conv.parameters(False) for n in owners[_memory(p)]} - set(found)
         if skipped & set(found):
-            why = "as requested"
+            reasons[conv] = "as requested"
         elif others:
-            why = f"shares parameters with {', '.join(sorted(others))}"
+            reasons[conv] = f"shares parameters with {', '.join(sorted(others))}"
         else:
-            why = _unsuitable(conv, alpha, rank, min_reduction)
-        new = _linear(conv, alpha, rank, init, warm_start) if why is None else conv
-        layers.append(
-            ConvertedLayer(
-                name=found[0],
-                shape=tuple(conv.weight.shape),
-                groups=conv.groups,
-                parameters_before=sum(p.numel() for p in conv.parameters()),
-                parameters_after=sum(p.numel() for p in new.parameters()),
-                rank=new.rank if why is None else None,
-                saved_by_rank=saved_by_rank(new) if why is None else None,
-                error=_relative_error(new, conv) if why is None and warm_start else None,
-                skipped=why,
-            )
+            reasons[conv] = _unsuitable(conv, alpha, rank, min_reduction)
+    chosen = [conv for conv, why in reasons.items() if why is None]
+    kept: dict[_ConvNd, float] = {}
+    if warm_start is False:
+        replacements = {conv: _initialised(conv, alpha, rank, init) for conv in chosen}
+    else:
+        replacements = _fitted(model, chosen, alpha, rank, images, kept)
+    layers = [
+        ConvertedLayer(
+            name=names[conv][0],
+            shape=tuple(conv.weight.shape),
+            groups=conv.groups,
+            parameters_before=sum(p.numel() for p in conv.parameters()),
+            parameters_after=sum(p.numel() for p in replacements.get(conv, conv).parameters()),
+            rank=replacements[conv].rank if conv in replacements else None,
+            saved_by_rank=saved_by_rank(replacements[conv]) if conv in replacements else None,
+            error=_relative_error(replacements[conv], conv) if conv in kept else None,
+            kept=kept.get(conv),
+            skipped=why,
         )
-        if why is None:
-            replacements[conv] = new
+        for conv, why in reasons.items()
+    ]
     for conv, new in replacements.items():
         inherit(new, conv, handles=True)
-    return Conversion(replaced(model, replacements), tuple(layers))
+    model = replaced(model, replacements)
+    if recalibrate:
+        recalibrate_batch_norms(model, images)
+    return Conversion(model, tuple(layers))
 
 
 def saved_by_rank(layer: LinearConv2d) -> int | None:
@@ -325,17 +348,36 @@ def _rank(conv: nn.Conv2d, alpha: float, rank: int | None) -> int | None:
     return None if rank is None else min(rank, *split_filters(conv.out_channels, alpha))
 
 
-def _linear(
-    conv: nn.Conv2d, alpha: float, rank: int | None, init: str, warm_start: bool
-) -> LinearConv2d:
-    """The layer in place of a convolution."""
-    rank = _rank(conv, alpha, rank)
-    if warm_start:
-        return LinearConv2d.from_conv2d(conv, alpha=alpha, rank=rank)
+def _fitted(
+    model: nn.Module,
+    convolutions: list[nn.Conv2d],
+    alpha: float,
+    rank: int | None,
+    images: Tensor | None,
+    kept: dict[_ConvNd, float],
+) -> dict[nn.Conv2d, LinearConv2d]:
+    """The layers fitted to convolutions; the share of the output that each keeps goes to `kept`."""
+
+    def fit(conv: nn.Conv2d, responses: Responses | None = None) -> LinearConv2d:
+        primary, _ = split_filters(conv.out_channels, alpha)
+        own = _rank(conv, alpha, rank)
+        found = fit_filters(conv.weight, primary, own, bias=conv.bias, responses=responses)
+        kept[conv] = 1 - found.error**2
+        return LinearConv2d.from_conv2d(conv, alpha=alpha, rank=own, fit=found)
+
+    layers: dict[nn.Conv2d, LinearConv2d] = {}
+    if images is not None:
+        makers = {conv: partial(fit, conv) for conv in convolutions if conv.groups == 1}
+        layers = fit_on_images(model, makers, images)
+    return {conv: layers.get(conv) or fit(conv) for conv in convolutions}
+
+
+def _initialised(conv: nn.Conv2d, alpha: float, rank: int | None, init: str) -> LinearConv2d:
+    """The new layer in place of a convolution."""
     layer = LinearConv2d(
         *conv_arguments(conv),
         alpha=alpha,
-        rank=rank,
+        rank=_rank(conv, alpha, rank),
         init=init,
         device=conv.weight.device,
         dtype=conv.weight.dtype,

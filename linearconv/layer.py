@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from linearconv.combine import append_combinations, without_autocast
 from linearconv.stand_in import check_plain, conv_arguments, inherit
-from linearconv.warm_start import fit_filters
+from linearconv.warm_start import FilterFit, fit_filters
 
 EXECUTIONS = ("auto", "generate", "factored")
 MACS_PER_OUTPUT = 64
@@ -329,13 +329,22 @@ class LinearConv2d(nn.Conv2d):
         alpha: float = 0.5,
         rank: int | None = None,
         execution: str = "auto",
+        fit: FilterFit | None = None,
     ) -> LinearConv2d:
         """The LinearConv2d that represents a trained convolution best (a warm start).
 
-        P of its filters become the primary ones unchanged, A is the least-squares fit of the
-        others, and A1 A2 the best fit of rank R (see `linearconv.warm_start`). The outputs keep
-        their order. Equal to `conv` if F - P of its filters are such combinations of the others.
-        Mode, hooks, memory format and `requires_grad` are those of `conv`.
+        Without a rank it is the best approximation of the weight by one of rank P; with a rank, P
+        of the filters are kept and A1 A2 is the best fit of the others (see
+        `linearconv.warm_start`). The outputs keep their order. Equal to `conv` if F - P of its
+        filters are such combinations of the others. Mode, hooks, memory format and `requires_grad`
+        are those of `conv`.
+
+        Args:
+            conv: the convolution.
+            alpha: share of primary filters.
+            rank: of the coefficients.
+            execution: of the layer.
+            fit: what `fit_filters` has found on images; None: the fit to the weight.
 
         Raises:
             ValueError: as in the constructor; or `conv` computes something else than its weight's
@@ -351,13 +360,13 @@ class LinearConv2d(nn.Conv2d):
             device=conv.weight.device,
             dtype=conv.weight.dtype,
         )
-        fit = fit_filters(conv.weight, layer.primary.shape[0], rank)
-        layer.primary.copy_(conv.weight[fit.primary])
+        fit = fit or fit_filters(conv.weight, len(layer.primary), rank)
+        layer.primary.copy_(fit.filters)
         for factor, fitted in zip(layer.factors, fit.factors, strict=True):
             factor.copy_(fitted)
         layer.primary_outputs = fit.primary_outputs
         if conv.bias is not None:
-            layer.bias.copy_(conv.bias)
+            layer.bias.copy_(conv.bias if fit.bias is None else fit.bias)
         layer.stored_as(conv)
         return inherit(layer, conv)
 
