@@ -10,7 +10,7 @@ DEMO := results_dir=demo/results checkpoint_dir=demo/checkpoints log_dir=demo/lo
 
 .DEFAULT_GOAL := help
 
-# The oldest Python that pyproject.toml allows; an older one fails deep inside pip.
+# The oldest Python that pyproject.toml allows; an older one fails deep inside pip (uv says so).
 define check_python
 $(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "$(PYTHON) is Python %d.%d, expected 3.11 or later: make setup PYTHON=python3.12" % v[:2])'
 endef
@@ -21,7 +21,7 @@ if command -v uv >/dev/null 2>&1; then \
 	uv venv --quiet --allow-existing --python $(PYTHON) $(1) && \
 	uv pip install --quiet --python $(1)/bin/python $(2); \
 else \
-	$(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet $(2); \
+	$(check_python) && $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet $(2); \
 fi
 endef
 
@@ -33,7 +33,6 @@ help:  ## list the targets
 setup: $(VENV)/.installed  ## create .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml
-	@$(check_python)
 	@echo "installing into $(VENV) (some GB with a CUDA build of torch) ..."
 	@$(call install,$(VENV),$(PROJECT))
 	@touch $@

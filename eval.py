@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import configs.checkout  # noqa: F401  # says which packages are missing, torch among them
+
+# isort: split
 import torch
 from torch import nn
 
@@ -106,8 +109,8 @@ def find_checkpoint(
         UserError: there is neither; the message says what to do.
     """
     for folder in results:
-        with suppress(RunLocked, UserError):  # what is here can be read all the same
-            settle(RunPaths(run, folder, checkpoint_dir, checkpoint_dir))
+        with suppress(RunLocked, UserError, OSError):  # what is here can be read all the same
+            settle(RunPaths(run, folder, checkpoint_dir, log_dir=Path()))
     checkpoints = Checkpoints(checkpoint_dir / run)
     found = [checkpoints.best] if weights == "best" else checkpoints.epochs()[-1:]
     for path in found:
@@ -183,7 +186,7 @@ def test_batches(
             f"file with them as {option}"
         )
     limit = identity["dataset"]["limit_test"]
-    data = file.load(limit_train=plain_train, limit_test=limit, val_fraction=1.0)
+    data = file.load(limit_train=plain_train, limit_test=limit, val_fraction=1.0, option=None)
     return ResidentBatches(
         data,
         spec,

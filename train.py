@@ -17,6 +17,9 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
+import configs.checkout  # noqa: F401  # says which packages are missing, torch among them
+
+# isort: split
 import torch
 
 from configs import TrainConfig, identify, run_id, variant_name
@@ -67,7 +70,7 @@ def train(config: TrainConfig, overrides: list[str]) -> Score:
     paths = RunPaths(name, results, checkpoints, logs)
     record = paths.finished()
     if record is not None and not config.overwrite:
-        with suppress(RunLocked):  # it is being trained again: what is here is of its record
+        with suppress(RunLocked, UserError, OSError):  # what is here is of its record all the same
             settle(paths)
     if record is not None and record["science"] != identity:
         raise UserError(other_run(paths.record))

@@ -16,6 +16,7 @@ read."""
 PLACES = (
     (r"In '(\w+/[\w-]+)': (?:\w+ raised while composing config:\n?)?", r"configs/\1.yaml: "),
     (r"Error merging override (.*)\n?", r"\1: "),
+    (r"Could not override '(\w+)'\.\n?", r"\1=: "),
 )
 
 REASONS = (
@@ -26,7 +27,8 @@ REASONS = (
     (r"Value '(.*)' is not a valid bool.*", r"expected true or false, got \1"),
     (r"Cannot convert '\w+' to string: '(.*)'", r"expected a text, got \1"),
     (r"Invalid value assigned: \w+ is not a ListConfig.*", "expected a list such as [1,2]"),
-    (r".* is not a subclass of .*|Cannot merge DictConfig with .*", "expected lines of key: value"),
+    (r".* is not a subclass of .*", "expected lines of key: value"),
+    (r"Cannot merge .*", "expected a list where configs/schema.py has one, and else key: value"),
     (r"[Ff]ield '.*' is not Optional", "expected a value, got null"),
     (r"Key '.*' (not in|is not in struct).*", "there is no such key; nothing would read it"),
     (

@@ -38,6 +38,7 @@ def load_dataset(
     limit_test: int | None = None,
     val_fraction: float = 0.0,
     strict: bool = False,
+    option: str | None = "dataset.strict=true",
 ) -> Dataset:
     """Load a dataset, downloading and packing it on first use; see `DatasetFile.load`.
 
@@ -49,11 +50,16 @@ def load_dataset(
         val_fraction: share of the (kept) training images to hold out for validation.
         strict: refuse test images of a user's own that are training images, too, instead of
             warning.
+        option: what makes `strict` true, for the message.
 
     Raises:
         UserError: the data is damaged, does not match `spec`, is missing and cannot be fetched, or
             is not `strict`.
     """
     return DatasetFile(spec, root).load(
-        limit_train=limit_train, limit_test=limit_test, val_fraction=val_fraction, strict=strict
+        limit_train=limit_train,
+        limit_test=limit_test,
+        val_fraction=val_fraction,
+        strict=strict,
+        option=option,
     )

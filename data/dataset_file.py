@@ -65,8 +65,11 @@ class DatasetFile:
         limit_test: int | None = None,
         val_fraction: float = 0.0,
         strict: bool = False,
+        option: str | None = "dataset.strict=true",
     ) -> Dataset:
         """The images in canonical order; see `data.load_dataset`.
+
+        `option` is what makes it `strict`, for the message; None where nothing does.
 
         Raises:
             UserError: the data is damaged, does not match the spec, is missing and cannot be
@@ -82,7 +85,7 @@ class DatasetFile:
         if self.digest != self.spec.published:
             log.warning("%s: the run gets its own identity and fills no table cell", self.unknown)
         if self.spec.own:  # the published ones are the paper's as they are
-            dataset.report_shared(self.path, strict=strict, option="dataset.strict=true")
+            dataset.report_shared(self.path, strict=strict, option=option)
         return dataset.limited(limit_train, limit_test).hold_out(val_fraction)
 
     @property

@@ -25,8 +25,18 @@ def shared_pictures(train: Sequence[bytes], test: Sequence[bytes]) -> Pairs:
     return tuple((i, first[digest]) for i, digest in enumerate(test) if digest in first)
 
 
+def relative(paths: Sequence[Path], folder: Path) -> list[str]:
+    """Paths as they are named in a folder."""
+    return [str(path.relative_to(folder)) for path in paths]
+
+
 def report_shared(
-    names: Sequence[tuple[object, object]], tests: int, source: Path, *, strict: bool, option: str
+    names: Sequence[tuple[object, object]],
+    tests: int,
+    source: Path,
+    *,
+    strict: bool,
+    option: str | None,
 ) -> None:
     """Say once how many test images are training images, too, and which.
 
@@ -35,7 +45,7 @@ def report_shared(
         tests: number of test images.
         source: of the images.
         strict: refuse them.
-        option: what makes `strict` true, for the message.
+        option: what makes `strict` true, for the message; None where nothing does.
 
     Raises:
         UserError: there are any, and `strict`.
@@ -49,4 +59,4 @@ def report_shared(
     )
     if strict:
         raise UserError(f"{message}: remove them from one of the two, or leave out {option}")
-    log.warning("%s; %s refuses them", message, option)
+    log.warning("%s%s", message, f"; {option} refuses them" if option else "")

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data.class_folders import check_same_classes, class_files, split_folders
-from data.duplicates import report_shared, shared_pictures
-from data.image_folder import open_upright, read_all
+from data.duplicates import relative, report_shared, shared_pictures
+from data.image_folder import open_upright, read_all, transparency_note
 from data.spec import Normalisation
 from linearconv.engine.seeding import generator, seeded
 from linearconv.errors import UserError
@@ -167,9 +167,9 @@ def _check(
     files = [path for path, _ in (*train, *test)]
     digests, transparent = zip(*read_all(files, read, folder, threads=threads), strict=True)
     if any(transparent):
-        log.warning("%d of %d images are transparent: shown on white", sum(transparent), len(files))
+        log.warning(transparency_note(sum(transparent), len(files)))
     pairs = shared_pictures(digests[: len(train)], digests[len(train) :])
-    names = [(test[i][0].relative_to(folder), train[j][0].relative_to(folder)) for i, j in pairs]
+    names = [tuple(relative([test[i][0], train[j][0]], folder)) for i, j in pairs]
     report_shared(names, len(test), folder, strict=strict, option="--strict")
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.batches import SIZE
 from data.class_folders import SHOWN, Files, check_same_classes, class_files, split_folders
-from data.duplicates import report_shared, shared_pictures
+from data.duplicates import relative, report_shared, shared_pictures
 from linearconv.errors import UserError
 
 T = TypeVar("T")
@@ -72,8 +72,8 @@ def read_folder(
 
     Without a folder for test images (`test` or `val`), `test_fraction` of each class's images, at
     least one, are the test images: those whose files have the lowest sha256, whatever the files
-    are called. The same picture several times is on one side. Classes are the folders' names,
-    sorted; each has images, and may have more in folders below.
+    are called. The same picture several times in a class is on one side. Classes are the folders'
+    names, sorted; each has images, and may have more in folders below.
 
     Images are resized so that their shorter side has 32 pixels (bilinear, antialiased), and the
     longer side is cropped at the centre. If all are grey they have one channel, else three;
@@ -130,9 +130,7 @@ def read_folder(
 def _report_shared(folder: Path, *splits: dict[str, list[_Picture]], strict: bool) -> None:
     train, test = ([p for pictures in split.values() for p in pictures] for split in splits)
     pairs = shared_pictures([p.digest for p in train], [p.digest for p in test])
-    names = [
-        (test[i].path.relative_to(folder), train[j].path.relative_to(folder)) for i, j in pairs
-    ]
+    names = [tuple(relative([test[i].path, train[j].path], folder)) for i, j in pairs]
     report_shared(names, len(test), folder, strict=strict, option="--strict")
 
 
@@ -266,6 +264,11 @@ def _drop_colours_of_grey(arrays: dict[str, np.ndarray]) -> None:
             arrays[key] = arrays[key][..., :1]
 
 
+def transparency_note(transparent: int, images: int) -> str:
+    """What was done to transparent images."""
+    return f"{transparent} of {images} images are transparent: shown on white"
+
+
 def _copies(*splits: dict[str, list[_Picture]]) -> list[str]:
     """How many pictures are there several times."""
     pictures = [p for split in splits for each in split.values() for p in each]
@@ -287,5 +290,5 @@ def _changes(pictures: list[_Picture]) -> list[str]:
             * bool(cropped)
         )
     if transparent:
-        notes.append(f"{transparent} of {len(pictures)} images are transparent: shown on white")
+        notes.append(transparency_note(transparent, len(pictures)))
     return notes

@@ -28,10 +28,10 @@ STORED_SIZES = (28, SIZE)
 def name_of(path: Path) -> str:
     """A valid name for the dataset in a file: the file's own, in lower case with underscores.
 
-    It begins with "my_" if it would be none otherwise, and is cut where names of files that begin
-    with it would be too long.
+    It begins with "my_" if it would be none otherwise, and is cut so that a run_id, which begins
+    with it, has room for the network.
     """
-    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower())[:100].strip("_") or "custom"
+    name = re.sub(r"[^a-z0-9]+", "_", path.stem.lower())[:50].strip("_") or "custom"
     return name if NAME.fullmatch(name) else f"my_{name}"
 
 

@@ -91,7 +91,7 @@ class Dataset:
             std.append(round(float(np.average((levels - average) ** 2, weights=counts) ** 0.5), 5))
         return Normalisation(mean, std)
 
-    def report_shared(self, path: Path, *, strict: bool, option: str) -> None:
+    def report_shared(self, path: Path, *, strict: bool, option: str | None) -> None:
         """Say which test images of the file are training images; see `data.duplicates`."""
         names = [(f"test_images[{i}]", f"train_images[{j}]") for i, j in self.shared]
         report_shared(names, len(self.test), path, strict=strict, option=option)

@@ -104,8 +104,12 @@ class Conversion:
 def _remark(layer: ConvertedLayer) -> str:
     if layer.skipped is not None:
         return f"skipped: {layer.skipped}"
-    useless = "" if (layer.saved_by_rank or 1) > 0 else " (the full coefficients are no more)"
-    rank = [] if layer.rank is None else [f"rank {layer.rank}{useless}"]
+    useless = layer.saved_by_rank is not None and layer.saved_by_rank <= 0
+    rank = (
+        []
+        if layer.rank is None
+        else [f"rank {layer.rank}" + " (the full coefficients are no more)" * useless]
+    )
     kept = [] if layer.kept is None else [f"{100 * layer.kept:.1f} % of the output kept"]
     return ", ".join(rank + kept)
 

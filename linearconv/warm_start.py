@@ -20,6 +20,8 @@ TOLERATED = 30
 """Rounding errors by which the first filters may be worse than others."""
 TOLERATED_ERROR = 1e-3
 """Relative error by which they may be worse at most: 30 rounding errors of bfloat16 are 23 %."""
+CANCELLING = 3
+"""How many times larger the terms of their combinations may be."""
 LARGE = 100
 """A coefficient above this comes of stored filters that are nearly zero or nearly dependent. One
 step of the optimiser changes these a thousandfold of what they are, and with them the outputs."""
@@ -94,12 +96,12 @@ def fit_filters(
     """The P primary filters and the coefficients that represent all filters best.
 
     Without a rank, they are the best approximation of rank P; which of its rows are the primary
-    filters does not matter but for rounding. With a rank R, the primary filters are trained ones:
-    tried are the first, those that span best (QR with column pivoting) and all but those that a
-    subspace of R dimensions holds best. The least error counts, rounding included; the first
-    filters if they are nearly as good in the weight's precision, since they need no permutation.
-    Filters that are combinations of P of them are represented exactly; with a rank R near S, they
-    are not always found.
+    filters matters for the size of the coefficients alone. With a rank R, the primary filters are
+    trained ones: tried are the first, those that span best (QR with column pivoting) and all but
+    those that a subspace of R dimensions holds best. The least error counts, rounding included; the
+    first filters if they are nearly as good in the weight's precision, since they need no
+    permutation. Filters that are combinations of P of them are represented exactly; with a rank R
+    near S, they are not always found.
 
     Args:
         weight: the filters (F, ...), real and finite.
@@ -127,7 +129,10 @@ def fit_filters(
     errors = [fit.error + eps * fit.amplification for fit in fits]
     least = min(range(len(fits)), key=errors.__getitem__)
     tolerated = min(TOLERATED * eps, TOLERATED_ERROR)
-    found = fits[0] if errors[0] <= errors[least] + tolerated else fits[least]
+    as_good = errors[0] <= errors[least] + tolerated
+    if rank is None:  # any P independent rows are exact: those count that are far from dependent
+        as_good &= fits[0].amplification <= CANCELLING * fits[least].amplification
+    found = fits[0] if as_good else fits[least]
     # Back from outputs that are multiplied by the scale to those of the convolution.
     kept = kept * scale / scale[:, None]
     first, *_, last = (*found.factors, found.factors[-1])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from configs.cli import FAILED, exit_now, printable
 
@@ -21,5 +23,16 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         except SystemExit as end:  # argparse
             code = end.code
     except BrokenPipeError:
+        if not _is_closed(sys.stdout):
+            raise  # another pipe
         code = FAILED
     exit_now(code)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether nobody reads a pipe any more; flushing it may not tell a second time."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))

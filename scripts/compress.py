@@ -95,7 +95,9 @@ def load_batches(args: argparse.Namespace, device: torch.device) -> tuple[Batche
                 raise UserError(f"{option_of(name)} applies to a folder, --data is {args.data}")
         spec = dataset_config(args.data)
         limit = min(args.train_images, spec.train_size)
-        dataset = load_dataset(spec, args.data_root, limit_train=limit, strict=args.strict)
+        dataset = load_dataset(
+            spec, args.data_root, limit_train=limit, strict=args.strict, option="--strict"
+        )
         return ResidentBatches(dataset, spec, seed=args.seed, device=device, **sizes), spec.classes
     if not Path(args.data).is_dir():
         raise UserError(

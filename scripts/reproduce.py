@@ -45,8 +45,6 @@ from scripts.jobs.runner import Outcome, Outcomes, Result
 from scripts.jobs.slurm import CPUS, LEAST_MINUTES, Cluster, queued, submit
 from scripts.jobs.status import State
 
-"""The folder of train.py, which it runs in."""
-
 FILTERS = ("model", "variant", "dataset")
 """Options that select cells of a table."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +81,24 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def move_to(self, folder: Path) -> None:
-        """Replace the checkpoints in `folder` with these, the last epoch's at the very end.
+        """Replace the checkpoints in `folder` with these.
 
-        So what a process that is killed meanwhile has left can be told, and moved again.
+        This folder gets another name when all are there, so that a move that was killed before can
+        be repeated, and one that was killed later is forgotten.
         """
-        moved = [path for path in (self.best, *self.epochs()) if path.exists()]
-        target = Checkpoints(folder)
+        moved, target = [*self.epochs(), self.best], Checkpoints(folder)
+        moved = [path for path in moved if path.exists()]
+        for path in moved:
+            with atomic_write(folder / path.name) as file:
+                file.write(path.read_bytes())
         names = {path.name for path in moved}
         for old in [*target.epochs(), target.best]:
             if old.name not in names:
                 old.unlink(missing_ok=True)
-        for path in moved:
-            path.replace(folder / path.name)
-        with suppress(OSError):  # somebody else's file is in it
-            self.folder.rmdir()
+        done = self.folder.with_name(f"{self.folder.name}-moved")
+        shutil.rmtree(done, ignore_errors=True)
+        self.folder.replace(done)
+        shutil.rmtree(done, ignore_errors=True)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -46,9 +46,10 @@ def check_writable(path: Path) -> None:
         OSError: it cannot be written; a file system may take no names as long.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    partial.touch()
-    partial.unlink()
+    name = _partial(path).name
+    tried = path.with_name(f"~{name[1:]}")  # which no process is writing
+    tried.touch()
+    tried.unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:

@@ -128,7 +128,12 @@ def settle(paths: RunPaths) -> None:
 def _finish_overwriting(paths: RunPaths) -> None:
     """Move the checkpoints of a run that was trained again, if the record is of it already."""
     record, again = paths.finished(), Checkpoints(paths.overwriting)
-    state = again.load_last() if record is not None else None
+    if record is None:
+        return
+    try:
+        state = again.load_last()
+    except UserError:  # damaged, which whoever continues that run is told
+        return
     if state is not None and state["starts"] == record["provenance"]:
         again.move_to(paths.checkpoints)
 

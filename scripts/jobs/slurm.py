@@ -54,6 +54,7 @@ class TrainJob:
         log: the file that its output is appended to.
         record: the file that exists once the run is finished.
         lock: the run's lock, which tells the two apart; the checkpoints are beside it.
+        minutes: the job's time limit.
     """
 
     command: tuple[str, ...]
@@ -61,8 +62,10 @@ class TrainJob:
     log: Path
     record: Path
     lock: Path
+    minutes: float
     _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
     _first: list[Path] = field(default_factory=list, init=False, repr=False)
+    _started: float = field(default=0.0, init=False, repr=False)
 
     def __call__(self) -> None:
         """Train to the end.
@@ -72,7 +75,7 @@ class TrainJob:
                 epoch was finished within the time limit.
             SystemExit: out of time; the job has been requeued.
         """
-        self._first = self._saved()
+        self._first, self._started = self._saved(), time.monotonic()
         # If a run's host died, the run counts as held until its lock is stale (see `engine.lock`).
         give_up = time.monotonic() + STALE_S + 2 * RETRY_S
         while True:
@@ -99,13 +102,17 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         self._stop()  # now, so that the run is free when the job starts on another host
-        if self._saved() == self._first:
+        if self._saved() == self._first and self._used_its_time() and not live_owner(self.lock):
             mark(self.log, Outcome.FAILED)
             raise RuntimeError(
                 "no epoch was finished within the time limit: raise --slurm-minutes; see "
                 f"{self.log}"
             )
         return DelayedSubmission(dataclasses.replace(self))
+
+    def _used_its_time(self) -> bool:
+        """Whether it is the time limit that ends the job, and not a preemption soon after."""
+        return time.monotonic() - self._started > 60 * self.minutes / 2
 
     def _saved(self) -> list[Path]:
         """The checkpoints of the epochs that are finished."""
@@ -291,6 +298,7 @@ def submit(cluster: Cluster, missing: Sequence[Planned], results: Outcomes) -> O
                 (*job.command, *limit),
                 Path.cwd(),
                 *(path.absolute() for path in (job.log, plan.paths.record, plan.paths.lock)),
+                cluster.minutes,
             )
             for plan, job in ((plan, plan.job()) for plan in plans)
         ]

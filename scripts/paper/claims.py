@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any
 
@@ -151,7 +151,7 @@ def _claim(entry: dict[str, Any]) -> Claim:
     if isinstance(values.get("variant"), str):
         values["variant"] = [values["variant"]]
     known = {each.name: each for each in fields(Claim)}
-    always = [name for name, each in known.items() if each.default is each.default_factory]
+    always = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     needed = (*always, *NEEDED.get(values.get("test"), ()))
     problems = [f"there is no field {name}" for name in values if name not in known]
     problems += [f"{name} is missing" for name in needed if values.get(name) in (None, "", [])]

@@ -231,6 +231,18 @@ def test_a_kill_right_after_an_overwritten_record_leaves_its_checkpoints(
     assert (folder / "best.pt").read_bytes() == again and not (folder / "overwrite").exists()
 
 
+def test_damaged_checkpoints_of_an_overwrite_stop_nothing_else(cli, small, tmp_path, monkeypatch):
+    run = ("train", *LRR, *small)
+    assert cli(*run).code == 0
+    interrupt_in_epoch(monkeypatch, 1, KeyboardInterrupt)
+    assert cli(*run, "overwrite=true").code == 130
+    for path in (tmp_path / "checkpoints").glob("*/overwrite/epoch-*.pt"):
+        path.write_bytes(b"damaged")
+    assert "already finished" in cli(*run).out
+    assert "resume=false starts the run over" in cli(*run, "overwrite=true").err
+    assert cli(*run, "overwrite=true", "resume=false").code == 0
+
+
 def test_a_rank_that_saves_nothing_is_named(cli, small, caplog):
     for rank, said in ((10, False), (16, True)):
         caplog.clear()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.command import exit_with
 from tests.conftest import REPOSITORY
 
 # In one worker, which counts the networks of the tables once.
@@ -211,3 +212,15 @@ def test_a_script_outside_an_environment_says_how_to_install_the_project(tmp_pat
     done = subprocess.run(arguments, env={}, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "No module named 'scripts': run `make setup`" in done.stderr
+    for entry in ("train.py", "eval.py"):
+        arguments = [sys.executable, "-S", str(REPOSITORY / entry)]
+        done = subprocess.run(arguments, env={}, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("torch, torchvision, hydra, ")
+
+
+def test_only_the_pipe_of_the_output_may_break(capfd):
+    def broken() -> int:
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        exit_with(broken)

@@ -30,9 +30,9 @@ def local(tmp_path) -> Cluster:
 def job(tmp_path):
     """A job of a shell command, finished when the file `record` exists."""
 
-    def make(script: str) -> TrainJob:
+    def make(script: str, minutes: float = 0.0) -> TrainJob:
         files = (tmp_path / name for name in ("train.log", "record", "lock"))
-        return TrainJob(("sh", "-c", script), tmp_path, *files)
+        return TrainJob(("sh", "-c", script), tmp_path, *files, minutes)
 
     return make
 
@@ -120,6 +120,7 @@ def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
         tmp_path / "train.log",
         tmp_path / "results/runs" / f"{run.run_id}.json",
         tmp_path / "checkpoint" / run.run_id / "lock",
+        minutes=10,
     )
     (job_id,) = local.submit([train])
     folder = tmp_path / "checkpoint" / run.run_id
@@ -135,6 +136,13 @@ def test_a_preempted_run_goes_on_where_it_was(local, tmp_path, digits_root):
     first, second = record["provenance"]
     assert first["last_epoch"] >= 2 and second["first_epoch"] == first["last_epoch"] + 1
     assert "the same command continues after epoch" in train.log.read_text()
+
+
+def test_a_job_that_is_preempted_early_is_requeued(local, job, tmp_path):
+    """Although it has trained nothing yet."""
+    script = "echo start >> starts; [ $(wc -l < starts) = 2 ] && touch record || kill -USR2 $PPID"
+    (job_id,) = local.submit([job(f"{script}; sleep 2", minutes=10)])
+    assert result(job_id, tmp_path) == ("success", None)
 
 
 def test_checkpoint_resubmits_the_same_job(job):

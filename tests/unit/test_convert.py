@@ -113,6 +113,8 @@ def test_the_report_is_a_table_and_rows():
     assert lines[0].split() == ["layer", "weight", "before", "after"]
     assert lines[1].split()[:6] == ["0", "16x16x3x3", "2,320", "1,296", "rank", "8"]
     assert lines[1].endswith("(the full coefficients are no more)")  # 64, of two factors 128
+    same = convert(nn.Conv2d(3, 16, 3), rank=4)  # 8 * 8 = (8 + 8) * 4
+    assert same.layers[0].saved_by_rank == 0 and "are no more" in str(same)
     assert "skipped: alpha=0.5 does not split 5 filters" in lines[2]
     assert lines[3].startswith("1 of 2 converted") and lines[3].endswith("% fewer parameters")
     assert lines[4].startswith("weights of the converted layers: new, those they replace are lost")

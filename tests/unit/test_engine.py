@@ -1,5 +1,6 @@
 """Seeding, steps, the loop, checkpoints and records, on a network of a few weights."""
 
+import contextlib
 import errno
 import io
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -768,3 +770,28 @@ def test_names_that_are_too_long_are_refused_before_training(tmp_path, monkeypat
     with pytest.raises(UserError, match=r"x.safetensors cannot be written to: File name too long"):
         RunPaths("x" * (longest - 20), *places).create()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("allowed", range(8))
+def test_a_move_that_is_killed_anywhere_can_be_repeated(tmp_path, monkeypatch, allowed):
+    source, target = Checkpoints(tmp_path / "b" / "overwrite"), Checkpoints(tmp_path / "b")
+    for checkpoints, epochs in ((source, (2, 3)), (target, (4, 5))):
+        for epoch in epochs:
+            checkpoints.save(epoch, {"epoch": epoch})
+        checkpoints_module.save(checkpoints.best, {"epoch": epochs[0]})
+    expected = {path.name: path.read_bytes() for path in source.folder.iterdir()}
+    done = []
+
+    def killed(original, path, *args, **kwargs):
+        if len(done) == allowed:
+            raise SystemExit
+        done.append(path)
+        return original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
+        for name in ("replace", "unlink"):
+            patch.setattr(Path, name, partialmethod(partial(killed, getattr(Path, name))))
+        source.move_to(target.folder)
+    if source.epochs():
+        source.move_to(target.folder)
+    assert {path.name: path.read_bytes() for path in target.folder.glob("*.pt")} == expected
