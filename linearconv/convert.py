@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -15,13 +15,15 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
+from linearconv.plan import FORMS, Plan, plan
 from linearconv.responses import as_images, fit_on_images
 from linearconv.responses import recalibrate as recalibrate_batch_norms
 from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
 from linearconv.table import aligned
-from linearconv.warm_start import Responses, fit_filters
+from linearconv.warm_start import FilterFit, Responses, fit_filters
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ class Conversion:
     Attributes:
         model: the converted model.
         layers: one entry for each convolution of the model, in the order of its modules.
+        plan: what was chosen for a budget; None without one.
     """
 
     model: nn.Module
     layers: tuple[ConvertedLayer, ...]
+    plan: Plan | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """The layers as dicts, for a DataFrame or a file."""
@@ -117,8 +121,11 @@ def _remark(layer: ConvertedLayer) -> str:
 def convert(
     model: nn.Module,
     *,
-    alpha: float = 0.5,
+    alpha: float | Mapping[str, float] = 0.5,
     rank: int | None = None,
+    budget: float | None = None,
+    cost: str = "parameters",
+    form: str = "linear",
     skip: str | Iterable[str] = (),
     min_reduction: bool = True,
     warm_start: bool | Tensor | Iterable[Any] = False,
@@ -135,7 +142,13 @@ def convert(
 
     Args:
         model: any module. What is scripted in it is not converted.
-        alpha: share of primary filters, in (0, 1).
+        alpha: share of primary filters, in (0, 1); or that of each layer to convert, by name.
+        budget: keep at most this share of the network's cost, and choose layers and alphas by what
+            they lose on the images of `warm_start` (see `linearconv.plan`), which is printed by
+            `report.plan`.
+        cost: what the budget counts: "parameters", or "macs", multiply-adds of the convolutions.
+        form: "linear"; or "pair", to compare with: the low-rank pair of a convolution with P
+            filters and a 1x1 convolution, in an `nn.Sequential`.
         rank: None for the full coefficients, else their rank, in each layer at most min(P, S).
         skip: names of modules as in `model.named_modules()`, or patterns ("features.*"), whose
             convolutions stay as they are.
@@ -159,14 +172,20 @@ def convert(
             no images to recalibrate on, the model is distributed, or a convolution is compiled,
             lazy, or has a weight that is not finite; nothing has been changed.
     """
-    if not 0.0 < alpha < 1.0:
+    if not isinstance(alpha, Mapping) and not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
+    if form not in FORMS or (form == "pair" and (rank is not None or warm_start is False)):
+        raise ValueError(
+            f"form must be one of {', '.join(FORMS)}, and a pair has no rank and needs a warm start"
+        )
     if rank is not None and (type(rank) is not int or rank < 1):
         raise ValueError(f"rank must be a whole number of at least 1, or None, got {rank}")
     check_init(init)
     images = None if isinstance(warm_start, bool) else as_images(warm_start)
     if recalibrate and images is None:
         raise ValueError("recalibrate=True needs images: convert(model, warm_start=images, ...)")
+    if budget is not None and images is None:
+        raise ValueError("a budget needs images: convert(model, budget=..., warm_start=images)")
     if not inplace:
         model = copy.deepcopy(model)
     names = named_modules_of(model, _ConvNd)
@@ -174,20 +193,31 @@ def convert(
     owners = _owners(model)
     skipped = _matching(model, [skip] if isinstance(skip, str) else list(skip))
     reasons: dict[_ConvNd, str | None] = {}
+    alphas = _alphas(alpha, names)
     for conv, found in names.items():
         others = {n for p in conv.parameters(False) for n in owners[_memory(p)]} - set(found)
         if skipped & set(found):
             reasons[conv] = "as requested"
         elif others:
             reasons[conv] = f"shares parameters with {', '.join(sorted(others))}"
+        elif budget is not None:
+            reasons[conv] = _unsuitable(conv)
+        elif conv not in alphas:
+            reasons[conv] = "not named by alpha"
         else:
-            reasons[conv] = _unsuitable(conv, alpha, rank, min_reduction)
-    chosen = [conv for conv, why in reasons.items() if why is None]
+            reasons[conv] = _unsuitable(conv) or _no_gain(conv, alphas[conv], rank, min_reduction)
+    planned = None
+    if budget is not None:
+        free = {conv: names[conv][0] for conv, why in reasons.items() if why is None}
+        planned = plan(model, images, budget, free, cost=cost, form=form)
+        alphas = _alphas(planned, names)
+        reasons |= {conv: "not in the plan" for conv in free if conv not in alphas}
+    chosen = {conv: alphas[conv] for conv, why in reasons.items() if why is None}
     kept: dict[_ConvNd, float] = {}
     if warm_start is False:
-        replacements = {conv: _initialised(conv, alpha, rank, init) for conv in chosen}
+        replacements = {c: _initialised(c, share, rank, init) for c, share in chosen.items()}
     else:
-        replacements = _fitted(model, chosen, alpha, rank, images, kept)
+        replacements = _fitted(model, chosen, rank, form, images, kept)
     layers = [
         ConvertedLayer(
             name=names[conv][0],
@@ -195,8 +225,8 @@ def convert(
             groups=conv.groups,
             parameters_before=sum(p.numel() for p in conv.parameters()),
             parameters_after=sum(p.numel() for p in replacements.get(conv, conv).parameters()),
-            rank=replacements[conv].rank if conv in replacements else None,
-            saved_by_rank=saved_by_rank(replacements[conv]) if conv in replacements else None,
+            rank=getattr(replacements.get(conv), "rank", None),
+            saved_by_rank=saved_by_rank(replacements.get(conv)),
             error=_relative_error(replacements[conv], conv) if conv in kept else None,
             kept=kept.get(conv),
             skipped=why,
@@ -204,16 +234,17 @@ def convert(
         for conv, why in reasons.items()
     ]
     for conv, new in replacements.items():
-        inherit(new, conv, handles=True)
+        if form == "linear":
+            inherit(new, conv, handles=True)
     model = replaced(model, replacements)
     if recalibrate:
         recalibrate_batch_norms(model, images)
-    return Conversion(model, tuple(layers))
+    return Conversion(model, tuple(layers), planned)
 
 
-def saved_by_rank(layer: LinearConv2d) -> int | None:
+def saved_by_rank(layer: nn.Module | None) -> int | None:
     """The coefficients that a layer's rank saves, which may be none or less; None without one."""
-    if layer.rank is None:
+    if getattr(layer, "rank", None) is None:
         return None
     first, second = layer.factors
     return len(first) * second.shape[1] - first.numel() - second.numel()
@@ -327,19 +358,44 @@ def _check_whole(model: nn.Module, names: dict[Any, list[str]]) -> None:
             raise ValueError(f"layer {found[0]!r} is sharded: convert the model before sharding it")
 
 
-def _unsuitable(conv: _ConvNd, alpha: float, rank: int | None, min_reduction: bool) -> str | None:
-    """Why a convolution is not converted, or None."""
+def _alphas(
+    alpha: float | Mapping[str, float], names: Mapping[_ConvNd, list[str]]
+) -> dict[_ConvNd, float]:
+    """The share of primary filters of each convolution.
+
+    Raises:
+        ValueError: a name is that of no convolution.
+    """
+    if not isinstance(alpha, Mapping):
+        return dict.fromkeys(names, alpha)
+    by_name = {name: conv for conv, found in names.items() for name in found}
+    if unknown := [name for name in alpha if name not in by_name]:
+        raise ValueError(
+            f"alpha names {', '.join(unknown)}; the convolutions are {', '.join(by_name)}"
+        )
+    return {by_name[name]: share for name, share in alpha.items()}
+
+
+def _unsuitable(conv: _ConvNd) -> str | None:
+    """Why a convolution cannot be converted, or None."""
     if isinstance(conv, LinearConv2d):
         return "is a LinearConv2d"
+    subclass = type(conv) is not nn.Conv2d and not is_parametrized(conv)
+    if subclass and isinstance(conv, nn.Conv2d):
+        return f"is a subclass, {type(conv).__name__}, whose output may be something else"
     try:
         check_plain(conv)
+    except ValueError as error:
+        return str(error)
+    return "is complex" if conv.weight.is_complex() else None
+
+
+def _no_gain(conv: nn.Conv2d, alpha: float, rank: int | None, min_reduction: bool) -> str | None:
+    """Why a convolution should not be converted with this share, or None."""
+    try:
         primary, secondary = split_filters(conv.out_channels, alpha)
     except ValueError as error:
         return str(error)
-    if conv.weight.is_complex():
-        return "is complex"
-    if type(conv) is not nn.Conv2d:
-        return f"is a subclass, {type(conv).__name__}"
     coefficients = coefficient_count(primary, secondary, _rank(conv, alpha, rank))
     saved = secondary * conv.weight[0].numel() - coefficients
     if min_reduction and saved <= 0:
@@ -354,26 +410,47 @@ def _rank(conv: nn.Conv2d, alpha: float, rank: int | None) -> int | None:
 
 def _fitted(
     model: nn.Module,
-    convolutions: list[nn.Conv2d],
-    alpha: float,
+    alphas: Mapping[nn.Conv2d, float],
     rank: int | None,
+    form: str,
     images: Tensor | None,
     kept: dict[_ConvNd, float],
-) -> dict[nn.Conv2d, LinearConv2d]:
+) -> dict[nn.Conv2d, nn.Module]:
     """The layers fitted to convolutions; the share of the output that each keeps goes to `kept`."""
 
-    def fit(conv: nn.Conv2d, responses: Responses | None = None) -> LinearConv2d:
-        primary, _ = split_filters(conv.out_channels, alpha)
-        own = _rank(conv, alpha, rank)
+    def fit(conv: nn.Conv2d, responses: Responses | None = None) -> nn.Module:
+        primary, _ = split_filters(conv.out_channels, alphas[conv])
+        own = _rank(conv, alphas[conv], rank)
         found = fit_filters(conv.weight, primary, own, bias=conv.bias, responses=responses)
         kept[conv] = 1 - found.error**2
-        return LinearConv2d.from_conv2d(conv, alpha=alpha, rank=own, fit=found)
+        if form == "pair":
+            return _pair(conv, found)
+        return LinearConv2d.from_conv2d(conv, alpha=alphas[conv], rank=own, fit=found)
 
-    layers: dict[nn.Conv2d, LinearConv2d] = {}
+    layers: dict[nn.Conv2d, nn.Module] = {}
     if images is not None:
-        makers = {conv: partial(fit, conv) for conv in convolutions if conv.groups == 1}
+        makers = {conv: partial(fit, conv) for conv in alphas if conv.groups == 1}
         layers = fit_on_images(model, makers, images)
-    return {conv: layers.get(conv) or fit(conv) for conv in convolutions}
+    return {conv: layers.get(conv) or fit(conv) for conv in alphas}
+
+
+@torch.no_grad()
+def _pair(conv: nn.Conv2d, fit: FilterFit) -> nn.Sequential:
+    """The pair of a convolution with P filters and a 1x1 convolution that computes the same."""
+    primary = len(fit.filters)
+    layer = LinearConv2d.from_conv2d(conv, alpha=primary / conv.out_channels, fit=fit)
+    left, values, right = torch.linalg.svd(layer.weight.double().flatten(1), full_matrices=False)
+    scale = values[:primary].sqrt()  # of both alike
+    options = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    inputs, _, *shape, padding_mode = conv_arguments(conv)
+    *shape, has_bias = shape
+    spatial = nn.Conv2d(inputs, primary, *shape, False, padding_mode, **options)
+    combining = nn.Conv2d(primary, conv.out_channels, 1, bias=has_bias, **options)
+    spatial.weight.copy_((scale[:, None] * right[:primary]).view_as(spatial.weight))
+    combining.weight.copy_((left[:, :primary] * scale).view_as(combining.weight))
+    if has_bias:
+        combining.bias.copy_(layer.bias)
+    return nn.Sequential(spatial, combining).train(conv.training)
 
 
 def _initialised(conv: nn.Conv2d, alpha: float, rank: int | None, init: str) -> LinearConv2d:
@@ -390,9 +467,14 @@ def _initialised(conv: nn.Conv2d, alpha: float, rank: int | None, init: str) -> 
     return layer
 
 
-def _relative_error(layer: LinearConv2d, conv: nn.Conv2d) -> float:
+def _relative_error(layer: nn.Module, conv: nn.Conv2d) -> float:
     weight = conv.weight.detach().double()
-    missed = (layer.weight.detach().double() - weight).norm()
+    if isinstance(layer, nn.Sequential):
+        spatial, combining = (part.weight.detach().double().flatten(1) for part in layer)
+        found = (combining @ spatial).view_as(weight)
+    else:
+        found = layer.weight.detach().double()
+    missed = (found - weight).norm()
     return (missed / weight.norm().clamp_min(1e-300)).item()
 
 

@@ -72,6 +72,29 @@ def fit_on_images(
     return fitted
 
 
+@torch.no_grad()
+def measure_all(
+    model: nn.Module, convolutions: Iterable[nn.Conv2d], images: Tensor
+) -> dict[nn.Conv2d, tuple[Responses, int]]:
+    """The responses of convolutions in the network as it is, and how many positions each has.
+
+    Left out are those that the images do not reach; of one that is used several times the first
+    use counts.
+    """
+    norms = _batch_norms_behind(model, convolutions, images[:2])
+    found: dict[nn.Conv2d, tuple[Responses, int]] = {}
+
+    def look(conv: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if conv not in found:
+            plain = conv._conv_forward(inputs[0], conv.weight, None)
+            responses = measure(plain, conv.bias, norms.get(conv))
+            found[conv] = responses, plain[0, 0].numel()
+
+    with _evaluating(model), _hooked(convolutions, look):
+        model(images)
+    return found
+
+
 def measure(plain: Tensor, bias: Tensor | None, norm: _BatchNorm | None = None) -> Responses:
     """The moments of outputs.
 
