@@ -17,13 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from linearconv.adapters import Pad, PaddedLinearConv2d, Padding, padding_of, unpadded
 from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
 from linearconv.plan import FORMS, Plan, plan
 from linearconv.responses import as_images, fit_on_images
 from linearconv.responses import recalibrate as recalibrate_batch_norms
 from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
 from linearconv.table import aligned
-from linearconv.warm_start import FilterFit, Responses, fit_filters
+from linearconv.warm_start import Responses, fit_filters
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,8 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     for layer, found in named_modules_of(model, LinearConv2d).items():
         for method in ("forward", "_conv_forward"):
-            if is_overridden(layer, method, LinearConv2d):
+            kind = PaddedLinearConv2d if type(layer) is PaddedLinearConv2d else LinearConv2d
+            if is_overridden(layer, method, kind):
                 raise ValueError(
                     f"layer {found[0]!r} has a {method} of its own, which a plain convolution "
                     "would not have: replace the layer by what it computes first"
@@ -381,10 +383,11 @@ def _unsuitable(conv: _ConvNd) -> str | None:
     if isinstance(conv, LinearConv2d):
         return "is a LinearConv2d"
     subclass = type(conv) is not nn.Conv2d and not is_parametrized(conv)
-    if subclass and isinstance(conv, nn.Conv2d):
+    padded = padding_of(conv) is not None and set(conv._parameters) == {"weight", "bias"}
+    if subclass and isinstance(conv, nn.Conv2d) and not padded:
         return f"is a subclass, {type(conv).__name__}, whose output may be something else"
     try:
-        check_plain(conv)
+        check_plain(unpadded(conv) if padded else conv)
     except ValueError as error:
         return str(error)
     return "is complex" if conv.weight.is_complex() else None
@@ -423,9 +426,14 @@ def _fitted(
         own = _rank(conv, alphas[conv], rank)
         found = fit_filters(conv.weight, primary, own, bias=conv.bias, responses=responses)
         kept[conv] = 1 - found.error**2
+        kind, pad, plain = _kind(conv)
+        layer = kind.from_conv2d(plain, alpha=alphas[conv], rank=own, fit=found)
         if form == "pair":
-            return _pair(conv, found)
-        return LinearConv2d.from_conv2d(conv, alpha=alphas[conv], rank=own, fit=found)
+            pair = _pair(layer)
+            return pair if pad is None else pair.insert(0, Padding(conv, pad))
+        if pad is not None:
+            layer.pad = Padding(conv, pad)
+        return layer
 
     layers: dict[nn.Conv2d, nn.Module] = {}
     if images is not None:
@@ -435,28 +443,28 @@ def _fitted(
 
 
 @torch.no_grad()
-def _pair(conv: nn.Conv2d, fit: FilterFit) -> nn.Sequential:
+def _pair(layer: LinearConv2d) -> nn.Sequential:
     """The pair of a convolution with P filters and a 1x1 convolution that computes the same."""
-    primary = len(fit.filters)
-    layer = LinearConv2d.from_conv2d(conv, alpha=primary / conv.out_channels, fit=fit)
+    primary = len(layer.primary)
     left, values, right = torch.linalg.svd(layer.weight.double().flatten(1), full_matrices=False)
     scale = values[:primary].sqrt()  # of both alike
-    options = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-    inputs, _, *shape, padding_mode = conv_arguments(conv)
+    options = {"device": layer.primary.device, "dtype": layer.primary.dtype}
+    inputs, outputs, *shape, padding_mode = conv_arguments(layer)
     *shape, has_bias = shape
     spatial = nn.Conv2d(inputs, primary, *shape, False, padding_mode, **options)
-    combining = nn.Conv2d(primary, conv.out_channels, 1, bias=has_bias, **options)
+    combining = nn.Conv2d(primary, outputs, 1, bias=has_bias, **options)
     spatial.weight.copy_((scale[:, None] * right[:primary]).view_as(spatial.weight))
     combining.weight.copy_((left[:, :primary] * scale).view_as(combining.weight))
     if has_bias:
         combining.bias.copy_(layer.bias)
-    return nn.Sequential(spatial, combining).train(conv.training)
+    return nn.Sequential(spatial, combining).train(layer.training)
 
 
 def _initialised(conv: nn.Conv2d, alpha: float, rank: int | None, init: str) -> LinearConv2d:
     """The new layer in place of a convolution."""
-    layer = LinearConv2d(
-        *conv_arguments(conv),
+    kind, pad, plain = _kind(conv)
+    layer = kind(
+        *conv_arguments(plain),
         alpha=alpha,
         rank=_rank(conv, alpha, rank),
         init=init,
@@ -464,13 +472,21 @@ def _initialised(conv: nn.Conv2d, alpha: float, rank: int | None, init: str) -> 
         dtype=conv.weight.dtype,
     )
     layer.stored_as(conv)
+    if pad is not None:
+        layer.pad = Padding(conv, pad)
     return layer
+
+
+def _kind(conv: nn.Conv2d) -> tuple[type[LinearConv2d], Pad | None, nn.Conv2d]:
+    """The class of the layer in place of a convolution, its padding, and the plain convolution."""
+    pad = padding_of(conv)
+    return (LinearConv2d, None, conv) if pad is None else (PaddedLinearConv2d, pad, unpadded(conv))
 
 
 def _relative_error(layer: nn.Module, conv: nn.Conv2d) -> float:
     weight = conv.weight.detach().double()
     if isinstance(layer, nn.Sequential):
-        spatial, combining = (part.weight.detach().double().flatten(1) for part in layer)
+        spatial, combining = (part.weight.detach().double().flatten(1) for part in layer[-2:])
         found = (combining @ spatial).view_as(weight)
     else:
         found = layer.weight.detach().double()

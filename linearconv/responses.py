@@ -63,7 +63,7 @@ def fit_on_images(
     def put_in_place(conv: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         (received,) = inputs
         if conv not in fitted:
-            plain = conv._conv_forward(received, conv.weight, None)
+            plain = without_bias(output, conv.bias)
             fitted[conv] = layers[conv](measure(plain, conv.bias, norms.get(conv)))
         return fitted[conv].forward(received)
 
@@ -86,13 +86,17 @@ def measure_all(
 
     def look(conv: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if conv not in found:
-            plain = conv._conv_forward(inputs[0], conv.weight, None)
-            responses = measure(plain, conv.bias, norms.get(conv))
-            found[conv] = responses, plain[0, 0].numel()
+            plain = without_bias(output, conv.bias)
+            found[conv] = measure(plain, conv.bias, norms.get(conv)), plain[0, 0].numel()
 
     with _evaluating(model), _hooked(convolutions, look):
         model(images)
     return found
+
+
+def without_bias(output: Tensor, bias: Tensor | None) -> Tensor:
+    """The output (N, F, H, W) of a convolution, less its bias (F,)."""
+    return output if bias is None else output - bias[:, None, None]
 
 
 def measure(plain: Tensor, bias: Tensor | None, norm: _BatchNorm | None = None) -> Responses:
