@@ -95,7 +95,7 @@ def fit_filters(
 ) -> FilterFit:
     """The P primary filters and the coefficients that represent all filters best.
 
-    Without a rank, they are the best approximation of rank P; which of its rows are the primary
+    Without a rank, or with one that restricts nothing, they are the best approximation of rank P; which of its rows are the primary
     filters matters for the size of the coefficients alone. With a rank R, the primary filters are
     trained ones: tried are the first, those that span best (QR with column pivoting) and all but
     those that a subspace of R dimensions holds best. The least error counts, rounding included; the
@@ -120,17 +120,19 @@ def fit_filters(
     filters = weight.detach().double().flatten(1)
     whole, scale = _coordinates(filters, responses)
     kept = torch.eye(len(whole), dtype=whole.dtype, device=whole.device)
-    if rank is None:
+    free = rank is None or rank >= min(primary, len(whole) - primary)  # any coefficients at all
+    if free:
         best = torch.linalg.svd(whole, full_matrices=False).U[:, :primary]
         kept = best @ best.t()
     rows = kept @ whole
-    fits = [_fit(whole, rows, chosen, rank) for chosen in _choices(rows, primary, rank)]
+    choices = _choices(rows, primary, None if free else rank)
+    fits = [_fit(whole, rows, chosen, rank) for chosen in choices]
     eps = torch.finfo(weight.dtype).eps
     errors = [fit.error + eps * fit.amplification for fit in fits]
     least = min(range(len(fits)), key=errors.__getitem__)
     tolerated = min(TOLERATED * eps, TOLERATED_ERROR)
     as_good = errors[0] <= errors[least] + tolerated
-    if rank is None:  # any P independent rows are exact: those count that are far from dependent
+    if free:  # any P independent rows are exact: those count that are far from dependent
         as_good &= fits[0].amplification <= CANCELLING * fits[least].amplification
     found = fits[0] if as_good else fits[least]
     # Back from outputs that are multiplied by the scale to those of the convolution.
