@@ -95,13 +95,13 @@ def fit_filters(
 ) -> FilterFit:
     """The P primary filters and the coefficients that represent all filters best.
 
-    Without a rank, or with one that restricts nothing, they are the best approximation of rank P; which of its rows are the primary
-    filters matters for the size of the coefficients alone. With a rank R, the primary filters are
-    trained ones: tried are the first, those that span best (QR with column pivoting) and all but
-    those that a subspace of R dimensions holds best. The least error counts, rounding included; the
-    first filters if they are nearly as good in the weight's precision, since they need no
-    permutation. Filters that are combinations of P of them are represented exactly; with a rank R
-    near S, they are not always found.
+    Without a rank, or with one that restricts nothing, they are the best approximation of rank P;
+    which of its rows are the primary filters matters for the size of the coefficients alone. With a
+    rank R, the primary filters are trained ones: tried are the first, those that span best (QR with
+    column pivoting) and all but those that a subspace of R dimensions holds best. The least error
+    counts, rounding included; the first filters if they are nearly as good in the weight's
+    precision, since they need no permutation. Filters that are combinations of P of them are
+    represented exactly; with a rank R near S, they are not always found.
 
     Args:
         weight: the filters (F, ...), real and finite.
