@@ -74,13 +74,15 @@ class TrainStep:
         """Whether the correlation loss is added in a step of an epoch, both counted from 0."""
         return self.regularizer is not None and self.regularizer.applies(epoch, step)
 
+    def cross_entropy(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """Of a batch: logits (B, K), images (B, C, H, W), labels (B,) -> scalar."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
     def __call__(self, images: Tensor, labels: Tensor, *, regularize: bool) -> None:
         """Train on one batch: images (B, C, H, W), labels (B,)."""
         with autocast(self.precision, images.device):
             logits = self.model(images)
-            loss = cross_entropy = F.cross_entropy(
-                logits, labels, label_smoothing=self.label_smoothing
-            )
+            loss = cross_entropy = self.cross_entropy(logits, images, labels)
         if regularize and self.regularizer is not None:
             correlation = model_correlation_loss(self.model, centered=self.regularizer.centered)
             loss = cross_entropy + self.regularizer.strength * correlation

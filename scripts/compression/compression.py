@@ -6,10 +6,12 @@ import argparse
 import copy
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from linearconv import convert, deploy, fuse, model_correlation_loss, set_execution
 from linearconv.complexity import count_macs
+from linearconv.convert import Conversion
 from linearconv.engine.fast.speed import Speed
 from linearconv.engine.files import atomic_write
 from linearconv.engine.loop import (
@@ -20,14 +22,35 @@ from linearconv.engine.loop import (
     train_epoch,
 )
 from linearconv.engine.precision import autocast, precision_flags
-from linearconv.engine.step import EagerSteps, Regularizer, evaluate
+from linearconv.engine.step import EagerSteps, Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError, first_line
 from scripts.bench.timing import latency_ms
-from scripts.compression.rows import Row, comparison
+from scripts.compression.rows import Row, comparison, verdict
 
+WARM_START_IMAGES = 512
+"""Training images that the warm start is fitted to."""
 SPEED = Speed(channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True)
 REGULARIZED_EVERY = 10
 """The correlation loss is added to every 10th batch, as in the paper."""
+
+
+class DistillationStep(TrainStep):
+    """Trains towards the outputs of another network instead of the labels.
+
+    Args:
+        step: what it is made of.
+        teacher: the other network, in evaluation mode.
+    """
+
+    def __init__(self, step: TrainStep, teacher: nn.Module) -> None:
+        super().__init__(step.model, step.optimizer, step.regularizer, step.precision)
+        self._teacher = teacher
+
+    def cross_entropy(self, logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy with the teacher's distribution (Hinton and others, 2015)."""
+        with torch.no_grad():
+            target = self._teacher(images).softmax(dim=1)
+        return F.cross_entropy(logits, target)
 
 
 class Compression:
@@ -48,7 +71,8 @@ class Compression:
     ) -> None:
         self.args, self.network, self.batches, self.classes = args, network, batches, classes
         self.images = next(iter(batches.test()))[0][: args.batch_size]
-        self.conversion = {"alpha": args.alpha, "rank": args.rank, "skip": args.skip}
+        size = {"budget": args.budget} if args.alpha is None else {"alpha": args.alpha}
+        self.conversion = size | {"rank": args.rank, "skip": args.skip}
         self.rows: list[Row] = []
         self.check()
 
@@ -60,12 +84,34 @@ class Compression:
         """
         args = self.args
         self.train("plain", self.network, args.epochs, args.lr)
-        further = copy.deepcopy(self.network)
         self.note(f"plain, {args.epochs} epochs", self.network)
-        conversion = convert(self.network, **self.conversion, warm_start=True)
-        print(f"\n{conversion}\n")
-        self.note("converted", conversion.model)
-        self.compare(conversion.model, further)
+        images = self.training_images()
+        converted = convert(self.network, **self.conversion, warm_start=images, inplace=False)
+        if converted.plan is not None:
+            print(f"\n{converted.plan}")
+        print(f"\n{converted}\n")
+        self.note("converted", converted.model)
+        pair = self.low_rank_pair(converted.model, images)
+        self.compare(converted.model, pair)
+
+    def training_images(self) -> Tensor:
+        """Some, as the network gets them in training."""
+        batches, found = self.batches.train(0), []
+        while sum(map(len, found)) < WARM_START_IMAGES and (batch := next(batches, None)):
+            found.append(batch[0])
+        return torch.cat(found)[:WARM_START_IMAGES]
+
+    def low_rank_pair(self, converted: nn.Module, images: Tensor) -> nn.Module | None:
+        """The low-rank network of at most the same size, chosen for it; None if there is none."""
+        budget = parameters_of(converted) / parameters_of(self.network)
+        options = {"budget": budget, "form": "pair", "skip": self.args.skip}
+        try:
+            pair = convert(self.network, **options, warm_start=images, inplace=False).model
+        except ValueError as error:
+            print(f"there is no low-rank pair to compare with: {error}")
+            return None
+        self.note("low-rank pair", pair)
+        return pair
 
     def check(self) -> None:
         """Convert and try a copy, since a mistake should be found before training."""
@@ -76,12 +122,7 @@ class Compression:
                 f"{self.batches.train_size} training images would have one image, which batch "
                 "norms cannot be trained on; choose another --batch-size or --train-images"
             )
-        try:
-            trial = convert(self.network, **self.conversion, inplace=False)
-        except ValueError as error:
-            raise UserError(f"{name} cannot be converted: {error}") from None
-        if all(layer.skipped for layer in trial.layers):
-            raise UserError(f"no convolution of {name} can be converted:\n{trial}")
+        trial = self.trial()
         height, width = self.images.shape[2:]
         try:
             self.try_out(trial.model)
@@ -91,6 +132,18 @@ class Compression:
                 f"{name} cannot be trained on images of {height}x{width} pixels: {cause}; choose "
                 "another --model or, for a folder, another --image-size"
             ) from error
+
+    def trial(self) -> Conversion:
+        """A conversion of the untrained network, by what can be converted alone."""
+        name = self.args.model
+        options = {"alpha": self.args.alpha or 0.5, "rank": self.args.rank, "skip": self.args.skip}
+        try:
+            trial = convert(self.network, **options, inplace=False)
+        except ValueError as error:
+            raise UserError(f"{name} cannot be converted: {error}") from None
+        if all(layer.skipped for layer in trial.layers):
+            raise UserError(f"no convolution of {name} can be converted:\n{trial}")
+        return trial
 
     def try_out(self, network: nn.Module) -> None:
         """All that is done with a network, once, on two images; changes its batch statistics."""
@@ -103,26 +156,31 @@ class Compression:
         output.float().sum().backward()
         count_macs(network, tuple(images.shape[1:]), execution="factored")
 
-    def compare(self, converted: nn.Module, plain: nn.Module) -> None:
-        """Train both for as many epochs and measure them in all forms."""
+    def compare(self, converted: nn.Module, pair: nn.Module | None) -> None:
+        """Train all for as many epochs, and measure them."""
         epochs, lr = self.args.finetune_epochs, self.args.finetune_lr
         every = min(REGULARIZED_EVERY, len(self.batches.sizes))  # or short epochs would have none
         regularizer = Regularizer(self.args.strength, every, centered=False)
         before = model_correlation_loss(converted).item()
-        self.train("plain, further", plain, epochs, lr)
-        self.train("converted", converted, epochs, lr, regularizer)
+        teacher = copy.deepcopy(self.network).eval() if self.args.distill else None
+        self.train("plain, further", self.network, epochs, lr)
+        self.train("converted", converted, epochs, lr, regularizer, teacher)
         self.save(converted)
+        if pair is not None:
+            self.train("low-rank pair", pair, epochs, lr, None, teacher)
         after = model_correlation_loss(converted).item()
         print(f"correlation loss {before:.1f} before fine-tuning, {after:.1f} after")
-        self.note(f"plain, {epochs} more epochs", plain, timed=True)
+        self.note(f"plain, {epochs} more epochs", self.network, timed=True)
         name = f"converted, {epochs} epochs of fine-tuning"
         set_execution(converted, "factored")
         self.note(f"{name}, factored", converted, timed=True)
         self.note("  the same, folded", fuse(converted), timed=True)
         precision = self.args.precision
         with precision_flags(precision), autocast(precision, self.images.device):
-            deployment = deploy(converted, self.images, seconds=0.02)
+            deployment = deploy(converted, self.images)
         self.note("  the same, each layer as is fastest", deployment.model, timed=True)
+        if pair is not None:
+            self.note(f"low-rank pair, {epochs} epochs of fine-tuning", pair, timed=True)
 
     def train(
         self,
@@ -131,10 +189,15 @@ class Compression:
         epochs: int,
         lr: float,
         regularizer: Regularizer | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
-        """Train a network in place, at a constant learning rate, with a line for each epoch."""
-        settings = TrainSettings(epochs, lr, epochs, 1.0, regularizer, self.args.precision)
+        """Train a network in place, with a line for each epoch; with a teacher towards that."""
+        settings = TrainSettings(
+            epochs, lr, epochs, 1.0, regularizer, self.args.precision, schedule="cosine"
+        )
         training = Training(network, settings, SPEED)
+        if teacher is not None:
+            training.step = DistillationStep(training.step, teacher)
         with precision_flags(settings.precision), training.accelerated.rewritten():
             steps = EagerSteps(training.step, self.batches)
             for epoch in range(epochs):
@@ -167,9 +230,13 @@ class Compression:
             accuracy = evaluate(network, self.batches.test(), precision).accuracy
             latency = latency_ms(network, self.images, precision) if timed else None
         macs = count_macs(network, tuple(self.images.shape[1:]), execution="factored")
-        parameters = sum(p.numel() for p in network.parameters())
-        self.rows.append(Row(name, parameters, macs, accuracy, latency))
+        self.rows.append(Row(name, parameters_of(network), macs, accuracy, latency))
 
     def table(self) -> str:
-        """The comparison."""
-        return comparison(self.rows, len(self.images))
+        """The comparison, and what it says if it is complete."""
+        return "\n".join([comparison(self.rows, len(self.images)), *verdict(self.rows)])
+
+
+def parameters_of(network: nn.Module) -> int:
+    """The number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

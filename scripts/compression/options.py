@@ -68,7 +68,20 @@ def parse(description: str) -> argparse.Namespace:
     option("--lr", type=float, default=1e-3, help="learning rate of Adam (%(default)s)")
     option("--finetune-lr", type=float, default=3e-4, help="in fine-tuning (%(default)s)")
     option("--batch-size", type=int, default=64)
-    option("--alpha", type=float, default=0.5, help="share of stored filters (%(default)s)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--budget",
+        type=float,
+        default=0.6,
+        help="share of the parameters to keep; layers and shares are chosen (%(default)s)",
+    )
+    size.add_argument("--alpha", type=float, help="instead: share of stored filters in every layer")
+    option(
+        "--distill",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fine-tune towards the plain network's outputs, else towards the labels (yes)",
+    )
     option("--rank", type=int, help="of the coefficients (LRr); default: full")
     option(
         "--strength",
@@ -116,8 +129,13 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"{option_of(name)} must be above 0, got {getattr(args, name)}")
     if not 0 <= args.strength < math.inf:
         raise UserError(f"--strength must be at least 0, got {args.strength}")
-    if not 0 < args.alpha < 1:
-        raise UserError(f"--alpha must be between 0 and 1 (exclusive), got {args.alpha}")
+    for name in ("alpha", "budget"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < 1:
+            raise UserError(
+                f"--{name} must be between 0 and 1 (exclusive), got {getattr(args, name)}"
+            )
+    if args.rank is not None and args.alpha is None:
+        raise UserError("--rank goes with --alpha: a budget chooses full coefficients")
     check_device(args.device)
     if args.out is not None:
         check_output("--out", args.out)

@@ -37,3 +37,20 @@ def comparison(rows: list[Row], images: int) -> str:
     """The rows as a table; `images` is the size of the batch that was timed."""
     header = ("network", "parameters", "MMACs", "accuracy, %", f"ms for {images} images")
     return aligned([header, *(row.cells() for row in rows)], left=(0,))
+
+
+def verdict(rows: list[Row]) -> list[str]:
+    """One sentence on what was saved, for which loss, and what low rank of that size loses."""
+    named = {row.name.split(",")[0]: row for row in rows if row.latency is not None}
+    if not {"plain", "converted"} <= set(named):
+        return []
+    plain, converted, pair = (named.get(key) for key in ("plain", "converted", "low-rank pair"))
+    saved = 100 * (1 - converted.parameters / plain.parameters)
+    text = (
+        f"saves {saved:.0f} % of the parameters for "
+        f"{plain.accuracy - converted.accuracy:.1f} points of accuracy"
+    )
+    if pair is not None:
+        other = 100 * (1 - pair.parameters / plain.parameters)
+        text += f"; the low-rank pair saves {other:.0f} % for {plain.accuracy - pair.accuracy:.1f}"
+    return [f"{text} (against the plain network, trained for as long)"]
