@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,8 +16,29 @@ from linearconv.layer import LinearConv2d
 from linearconv.stand_in import without_hooks
 from linearconv.table import aligned
 
-ROUNDS = 3
-"""Timings of each form, taken in turn; the least counts."""
+ROUNDS = 5
+"""Timings of each form, taken in turn."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """The time of one form.
+
+    Attributes:
+        ms: milliseconds, the median of the rounds.
+        spread: half the range of the rounds.
+    """
+
+    ms: float
+    spread: float
+
+    def is_clearly_below(self, other: Time) -> bool:
+        """Whether it is shorter beyond both spreads."""
+        return self.ms + self.spread < other.ms - other.spread
+
+    def cells(self) -> tuple[str, str]:
+        """For a table."""
+        return f"{self.ms:.3f}", f"{self.spread:.3f}"
 
 
 @dataclass(frozen=True)
@@ -26,15 +48,15 @@ class DeployedLayer:
     Attributes:
         name: its name in the model; of a shared layer, its first name.
         input_shape: (N, C, H, W) of its input; None if the example does not reach the layer.
-        fused_ms: milliseconds as one plain convolution; None if not measured.
-        factored_ms: milliseconds with combined outputs; None if not measured (G > 1).
-        choice: "fused" or "factored".
+        fused: as one plain convolution; None if not measured.
+        factored: with combined outputs; None if not measured (G > 1).
+        choice: "factored" if that is clearly faster, else "fused".
     """
 
     name: str
     input_shape: tuple[int, ...] | None
-    fused_ms: float | None
-    factored_ms: float | None
+    fused: Time | None
+    factored: Time | None
     choice: str
 
 
@@ -43,54 +65,69 @@ class Deployment:
     """The result of `deploy`; prints as a table.
 
     Attributes:
-        model: the network for inference, in evaluation mode.
+        model: the network for inference, in evaluation mode: each layer in its choice if that
+            network is clearly faster than all fused, else all fused.
         layers: one entry for each LinearConv2d.
-        fused_ms: milliseconds of the network with all layers fused.
-        deployed_ms: milliseconds of `model`.
+        fused: the network with all layers fused.
+        mixed: the network with each layer in its choice; None if all are fused.
     """
 
     model: nn.Module
     layers: tuple[DeployedLayer, ...]
-    fused_ms: float
-    deployed_ms: float
+    fused: Time
+    mixed: Time | None
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether `model` has factored layers."""
+        return self.mixed is not None and self.mixed.is_clearly_below(self.fused)
 
     def rows(self) -> list[dict[str, Any]]:
         """The layers as dicts, for a DataFrame or a file."""
         return [asdict(layer) for layer in self.layers]
 
     def __str__(self) -> str:
-        """One line for each layer, and one for the network."""
-        rows = [("layer", "input", "fused, ms", "factored, ms", "choice")]
+        """One line for each layer, one for the network, and what follows."""
+        rows = [("layer", "input", "fused, ms", "+-", "factored, ms", "+-", "choice")]
         for layer in self.layers:
             shape = "not reached" if layer.input_shape is None else _by(layer.input_shape)
-            times = (_ms(layer.fused_ms), _ms(layer.factored_ms))
+            times = (*_cells(layer.fused), *_cells(layer.factored))
             rows.append((layer.name or "(the model)", shape, *times, layer.choice))
-        ratio = f"{self.deployed_ms / self.fused_ms:.2f} of all fused"
-        rows.append(("the network", "", _ms(self.fused_ms), _ms(self.deployed_ms), ratio))
-        return aligned(rows, left=(0, 1, 4))
+        choice = "mixed" if self.is_mixed else "fused"
+        rows.append(("the network", "", *_cells(self.fused), *_cells(self.mixed), choice))
+        return f"{aligned(rows, left=(0, 1, 6))}\n{self._verdict()}"
+
+    def _verdict(self) -> str:
+        if self.mixed is None:
+            return "all layers fused: none is clearly faster factored"
+        ratio = f"{self.mixed.ms / self.fused.ms:.2f} of the time of all fused"
+        if self.is_mixed:
+            return f"each layer in its choice takes {ratio}"
+        return f"all layers fused: each in its choice takes {ratio}, which is not clearly less"
 
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _cells(time: Time | None) -> tuple[str, str]:
+    return ("", "") if time is None else time.cells()
 
 
 def deploy(
     model: nn.Module, example_input: Tensor | tuple[Any, ...], *, seconds: float = 0.1
 ) -> Deployment:
-    """A copy for inference in which each LinearConv2d is fused or factored, whichever is faster.
+    """A copy for inference in which each LinearConv2d is fused, or factored where that is faster.
 
-    Outputs are equal up to rounding. Every layer is timed alone on the input that it gets from the
-    example, on the model's device and with torch's current number of threads; so give the batch
-    and image size that you will use.
+    Faster is what is so beyond the spread of the rounds, a layer as well as the whole network; else
+    all are fused. Outputs are equal up to rounding. Every layer is timed alone on the input that it
+    gets from the example, on the model's device and with torch's current number of threads; so give
+    the batch and image size that you will use.
 
     Args:
         model: any module with LinearConv2d layers, on its device; it is not changed.
         example_input: the input, or a tuple of several, on the same device.
-        seconds: time spent on each timing, of which there are six for each layer.
+        seconds: time spent on each timing, of which there are ten for each layer.
 
     Raises:
         ValueError: there is no LinearConv2d; or as in `fuse`.
@@ -107,21 +144,26 @@ def deploy(
         reached = _inputs_of_layers(model, inputs)
         for layer, found in named_modules_of(model, LinearConv2d).items():
             convolution = fused.get_submodule(found[0])
-            times, choice = {"fused": None, "factored": None}, "fused"
+            times: dict[str, Time | None] = {"fused": None, "factored": None}
+            choice = "fused"
             if layer in reached and layer.groups == 1:
                 layer.execution = "factored"
                 forms = {"fused": convolution, "factored": layer}
                 # The input is what the layer's hooks have made of it.
                 with without_hooks(convolution), without_hooks(layer):
-                    times = _milliseconds(forms, (reached[layer],), seconds)
-                choice = min(times, key=times.__getitem__)
+                    times = _times(forms, (reached[layer],), seconds)
+                if times["factored"].is_clearly_below(times["fused"]):
+                    choice = "factored"
             if choice == "fused":
                 plain[layer] = convolution
             shape = tuple(reached[layer].shape) if layer in reached else None
             layers.append(DeployedLayer(found[0], shape, times["fused"], times["factored"], choice))
-        model = replaced(model, plain)
-        whole = _milliseconds({"fused": fused, "deployed": model}, inputs, seconds)
-    return Deployment(model, tuple(layers), whole["fused"], whole["deployed"])
+        forms = {"fused": fused}
+        if any(layer.choice == "factored" for layer in layers):
+            forms["mixed"] = replaced(model, plain)
+        whole = _times(forms, inputs, seconds)
+    found = Deployment(fused, tuple(layers), whole["fused"], whole.get("mixed"))
+    return replace(found, model=forms["mixed"]) if found.is_mixed else found
 
 
 def _copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -147,10 +189,10 @@ def _inputs_of_layers(model: nn.Module, inputs: tuple[Any, ...]) -> dict[nn.Modu
     return found
 
 
-def _milliseconds(
+def _times(
     forms: dict[str, Callable[..., Any]], inputs: tuple[Any, ...], seconds: float
-) -> dict[str, Any]:
-    """The least median of `ROUNDS` timings of each form."""
+) -> dict[str, Time]:
+    """The time of each form, from `ROUNDS` rounds in which each has its turn."""
     from torch.utils.benchmark import Timer  # slow to import, and needed here alone
 
     timers = {
@@ -165,4 +207,6 @@ def _milliseconds(
     for _ in range(ROUNDS):
         for name, timer in timers.items():
             times[name].append(1e3 * timer.blocked_autorange(min_run_time=seconds).median)
-    return {name: min(found) for name, found in times.items()}
+    return {
+        name: Time(median(found), (max(found) - min(found)) / 2) for name, found in times.items()
+    }

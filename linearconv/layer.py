@@ -315,6 +315,17 @@ class LinearConv2d(nn.Conv2d):
         fused.requires_grad_(self._trains_filters())
         return inherit(fused, self)
 
+    def __prepare_scriptable__(self) -> None:
+        """Called by torch.jit.script, whose own words would not say what to do.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "TorchScript cannot compile a LinearConv2d: script linearconv.fuse(model), which has "
+            "the same outputs (or export the model with torch.export)"
+        )
+
     def _trains_filters(self) -> bool:
         """Whether the primary filters are trained; parametrised ones are by their parameters."""
         sources = (p for name, p in self.named_parameters() if "primary" in name)

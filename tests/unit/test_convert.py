@@ -481,6 +481,11 @@ def test_an_average_of_models_keeps_the_order_of_outputs(images, decay):
         torch.testing.assert_close(average.module(images), model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_scripting_an_unfused_network_says_to_fuse_it():
+    with pytest.raises(RuntimeError, match=r"script linearconv.fuse\(model\)"):
+        torch.jit.script(nn.Sequential(LinearConv2d(3, 8, 3)))
+
+
 def test_a_permuted_layer_stays_channels_last():
     conv = nn.Conv2d(3, 16, 3).to(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import benchmark
 
 from linearconv import LinearConv2d, deploy
+from linearconv.deploy import Time
 
 
 class Network(nn.Module):
@@ -31,11 +32,13 @@ class Network(nn.Module):
 def times(monkeypatch):
     """Sets what is measured: milliseconds by form, in the order of the measurements."""
 
-    def measured(*results):
+    def measured(*results, spread=0.1):
         remaining = iter(results)
-        monkeypatch.setattr(
-            import_module("linearconv.deploy"), "_milliseconds", lambda *_: next(remaining)
-        )
+
+        def next_times(*_):
+            return {form: Time(ms, spread) for form, ms in next(remaining).items()}
+
+        monkeypatch.setattr(import_module("linearconv.deploy"), "_times", next_times)
 
     return measured
 
@@ -47,7 +50,7 @@ def test_each_layer_gets_the_faster_form_and_the_outputs_stay(times):
     times(
         {"fused": 2.0, "factored": 1.0},  # twice
         {"fused": 1.0, "factored": 2.0},  # last
-        {"fused": 8.0, "deployed": 6.0},  # the network
+        {"fused": 8.0, "mixed": 6.0},  # the network
     )
     report = deploy(model, (images, 2.0))
     deployed = report.model
@@ -65,32 +68,49 @@ def test_each_layer_gets_the_faster_form_and_the_outputs_stay(times):
         ("unused", "fused"),
     ]
     lines = [line.split() for line in str(report).splitlines()]
-    assert lines[1] == ["twice", "2x8x9x9", "2.000", "1.000", "factored"]
+    assert lines[1] == ["twice", "2x8x9x9", "2.000", "0.100", "1.000", "0.100", "factored"]
     assert lines[2] == ["grouped", "2x8x9x9", "fused"]
     assert lines[4] == ["unused", "not", "reached", "fused"]
-    assert lines[5] == ["the", "network", "8.000", "6.000", "0.75", "of", "all", "fused"]
+    assert lines[5] == ["the", "network", "8.000", "0.100", "6.000", "0.100", "mixed"]
+    assert str(report).endswith("each layer in its choice takes 0.75 of the time of all fused")
 
 
-def test_a_time_is_the_least_of_the_rounds_in_milliseconds(monkeypatch):
+@pytest.mark.parametrize(
+    ("layers", "network", "words"),
+    [
+        ({"fused": 2.0, "factored": 1.9}, {"fused": 8.0}, "none is clearly faster factored"),
+        ({"fused": 2.0, "factored": 1.0}, {"fused": 8.0, "mixed": 7.9}, "is not clearly less"),
+        ({"fused": 2.0, "factored": 1.0}, {"fused": 8.0, "mixed": 9.0}, "takes 1.12 of the time"),
+    ],
+)
+def test_what_is_not_faster_beyond_the_spread_is_fused(times, layers, network, words):
+    model, images = LinearConv2d(8, 8, 3), torch.randn(2, 8, 9, 9)
+    times(layers, network)
+    report = deploy(model, images)
+    assert type(report.model) is nn.Conv2d and not report.is_mixed
+    assert words in str(report) and "all layers fused" in str(report)
+
+
+def test_a_time_is_the_median_of_the_rounds_in_milliseconds(monkeypatch):
     class Timer:
         def __init__(self, statement, **kwargs):
-            self.medians = iter((3e-3, 1e-3, *[2e-3] * 10))
+            self.medians = iter((3e-3, 1e-3, 2e-3, 1e-3, 5e-3))
 
         def blocked_autorange(self, min_run_time):
             return SimpleNamespace(median=next(self.medians))
 
     monkeypatch.setattr(benchmark, "Timer", Timer)
     report = deploy(LinearConv2d(8, 8, 3), torch.randn(2, 8, 9, 9))
-    assert report.layers[0].fused_ms == report.layers[0].factored_ms == 1.0
+    assert report.layers[0].fused == report.layers[0].factored == Time(2.0, 2.0)
 
 
 def test_measured_for_real():
     model, images = LinearConv2d(8, 8, 3), torch.randn(2, 8, 9, 9)
     report = deploy(model, images, seconds=1e-3)
     (layer,) = report.layers
-    faster = "fused" if layer.fused_ms < layer.factored_ms else "factored"
-    assert layer.choice == faster and 0 < layer.fused_ms < 1000
-    assert isinstance(report.model, LinearConv2d) == (faster == "factored")
+    faster = "factored" if layer.factored.is_clearly_below(layer.fused) else "fused"
+    assert layer.choice == faster and 0 < layer.fused.ms < 1000
+    assert isinstance(report.model, LinearConv2d) == report.is_mixed
     torch.testing.assert_close(report.model(images), model(images))
 
 
