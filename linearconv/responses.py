@@ -64,7 +64,7 @@ def fit_on_images(
         (received,) = inputs
         if conv not in fitted:
             plain = without_bias(output, conv.bias)
-            fitted[conv] = layers[conv](measure(plain, conv.bias, norms.get(conv)))
+            fitted[conv] = layers[conv](measure(plain, conv.bias, norms.get(conv), conv.weight))
         return fitted[conv].forward(received)
 
     with _evaluating(model), _hooked(layers, put_in_place):
@@ -87,7 +87,8 @@ def measure_all(
     def look(conv: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if conv not in found:
             plain = without_bias(output, conv.bias)
-            found[conv] = measure(plain, conv.bias, norms.get(conv)), plain[0, 0].numel()
+            responses = measure(plain, conv.bias, norms.get(conv), conv.weight)
+            found[conv] = responses, plain[0, 0].numel()
 
     with _evaluating(model), _hooked(convolutions, look):
         model(images)
@@ -99,13 +100,21 @@ def without_bias(output: Tensor, bias: Tensor | None) -> Tensor:
     return output if bias is None else output - bias[:, None, None]
 
 
-def measure(plain: Tensor, bias: Tensor | None, norm: _BatchNorm | None = None) -> Responses:
+def measure(
+    plain: Tensor,
+    bias: Tensor | None,
+    norm: _BatchNorm | None = None,
+    weight: Tensor | None = None,
+) -> Responses:
     """The moments of outputs.
 
     Args:
         plain: outputs (N, F, H, W) without the bias.
         bias: (F,) of the convolution; with one, the moments are about the mean.
         norm: the batch norm behind, whose factors the outputs are weighted with.
+        weight: (F, ...) of the convolution: as many outputs as there are filters say little about
+            what other images give, so the moments are drawn towards those for inputs without
+            correlations, F parts of these to as many parts of the measured as there are outputs.
     """
     count = plain.numel() // plain.shape[1]
     total = plain.new_zeros(plain.shape[1], dtype=torch.float64)
@@ -119,9 +128,15 @@ def measure(plain: Tensor, bias: Tensor | None, norm: _BatchNorm | None = None) 
     if norm is not None and norm.weight is not None and norm.running_var is not None:
         scale = norm.weight.double().abs() / (norm.running_var.double() + norm.eps).sqrt()
         scale = scale.clamp_min(LEAST_SCALE * scale.max().clamp_min(1e-30))
-    if bias is None:
-        return Responses(moments, None, scale)
-    return Responses(moments - torch.outer(mean, mean), mean + bias.double(), scale)
+    if bias is not None:
+        moments = moments - torch.outer(mean, mean)
+    if weight is not None:
+        rows = weight.double().flatten(1)
+        plain_inputs = rows @ rows.t()
+        share = len(moments) / (len(moments) + count)
+        plain_inputs *= moments.trace() / plain_inputs.trace().clamp_min(1e-300)
+        moments = (1 - share) * moments + share * plain_inputs
+    return Responses(moments, None if bias is None else mean + bias.double(), scale)
 
 
 @torch.no_grad()

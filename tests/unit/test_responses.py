@@ -100,7 +100,7 @@ def test_each_layer_is_fitted_to_what_reaches_it_from_those_before():
         plain = model.twice._conv_forward(received, model.twice.weight, None)
         fit = fit_filters(
             model.twice.weight, 8, None, bias=model.twice.bias,
-            responses=measure(plain, model.twice.bias),
+            responses=measure(plain, model.twice.bias, None, model.twice.weight),
         )  # fmt: skip
         torch.testing.assert_close(own.twice.primary, fit.filters)
         torch.testing.assert_close(own.twice.bias, fit.bias)
@@ -162,6 +162,19 @@ def test_moments_are_those_of_all_parts(monkeypatch):
     np.testing.assert_allclose(whole.moments, np.cov(values, bias=True), rtol=1e-10)
     np.testing.assert_allclose(parts.moments, whole.moments, rtol=1e-10)
     np.testing.assert_allclose(whole.mean, values.mean(axis=1) + 1)
+
+
+def test_few_outputs_are_drawn_towards_inputs_without_correlations():
+    conv, images = conv_of(), correlated(2, size=4)
+    plain = conv._conv_forward(images, conv.weight, None)
+    alone, drawn = (measure(plain, conv.bias, None, w).moments for w in (None, conv.weight))
+    rows = conv.weight.detach().flatten(1)
+    white = rows @ rows.t()
+    white *= alone.trace() / white.trace()
+    outputs = 2 * 2 * 2  # images, height, width
+    expected = (outputs * alone + 16 * white) / (outputs + 16)
+    torch.testing.assert_close(drawn, expected)
+    assert torch.linalg.matrix_rank(alone) < 16 == torch.linalg.matrix_rank(drawn)
 
 
 def test_what_are_no_images_is_refused():
