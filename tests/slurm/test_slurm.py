@@ -133,8 +133,8 @@ def test_a_sweep_lists_each_job_however_it_ended(cluster, sweep):
 
 
 def test_a_sweep_that_is_stopped_by_its_limit_is_not_done_yet(cluster, sweep):
-    process = sweep("recipe.epochs=10000", "hydra.launcher.timeout_min=2", "seed=0,1")
-    out, err = process.communicate(timeout=240)
+    process = sweep("recipe.epochs=10000", "hydra.launcher.timeout_min=3", "seed=0,1")
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 75 and "Traceback" not in err, err
     assert err.count("exit code 75 (Job not requeued because: timed-out too many times.") == 2
 
