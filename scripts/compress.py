@@ -3,9 +3,11 @@
     python scripts/compress.py    # torchvision's ResNet-18 on 8,000 images of CIFAR-10
     python scripts/compress.py --model timm:resnet18 --pretrained --data FOLDER --image-size 128
 
-The network is trained as it is, its convolutions are converted with a warm start, the result is
-fine-tuned with the correlation loss and folded. For comparison the plain network is trained for the
-same number of further epochs. Accuracies are those of the last epoch: no epoch is selected.
+The network is trained as it is, its convolutions are converted with a warm start on training
+images, the result is fine-tuned towards the network's outputs with the correlation loss and folded.
+For comparison the low-rank pair of the same size is fine-tuned likewise, and the plain network is
+trained for the same number of further epochs. Accuracies are those of the last epoch: no epoch is
+selected.
 """
 
 from __future__ import annotations
