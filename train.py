@@ -30,7 +30,6 @@ from configs.naming import differences
 from configs.schema import PATH_KEYS
 from data import DATA, SIZE, Batches, DatasetFile
 from linearconv import LinearConv2d, set_execution
-from linearconv.convert import saved_by_rank
 from linearconv.dropout import seed_dropout
 from linearconv.engine.checkpoint import load
 from linearconv.engine.device import resolve_device
@@ -52,6 +51,7 @@ from linearconv.engine.run import (
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
 from linearconv.errors import UserError, first_line
+from linearconv.replacements import saved_by_rank
 from models import Variant, architecture, build_model
 
 log = logging.getLogger(__name__)

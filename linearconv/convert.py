@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,14 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from linearconv.adapters import Pad, PaddedLinearConv2d, Padding, padding_of, unpadded
+from linearconv.adapters import PaddedLinearConv2d, padding_of, unpadded
 from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
 from linearconv.plan import FORMS, Plan, plan
-from linearconv.responses import as_images, fit_on_images
+from linearconv.replacements import fitted, initialised, rank_of, relative_error, saved_by_rank
+from linearconv.responses import as_images
 from linearconv.responses import recalibrate as recalibrate_batch_norms
-from linearconv.stand_in import check_plain, conv_arguments, inherit, is_overridden
+from linearconv.stand_in import check_plain, inherit, is_overridden
 from linearconv.table import aligned
-from linearconv.warm_start import Responses, fit_filters
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,10 @@ class Conversion:
         table = aligned([header, *body, total], left=(0, 1, 4))
         if not converted:
             return table
-        fitted = any(layer.kept is not None for layer in self.layers)  # by a warm start
+        warm = any(layer.kept is not None for layer in self.layers)  # by a warm start
         weights = (
             "fitted to those they replace"
-            if fitted
+            if warm
             else "new, those they replace are lost (warm_start=True fits them)"
         )
         return f"{table}\nweights of the converted layers: {weights}"
@@ -185,8 +184,11 @@ def convert(
     images = None if isinstance(warm_start, bool) else as_images(warm_start)
     if recalibrate and images is None:
         raise ValueError("recalibrate=True needs images: convert(model, warm_start=images, ...)")
-    if budget is not None and images is None:
-        raise ValueError("a budget needs images: convert(model, budget=..., warm_start=images)")
+    if budget is not None and (images is None or rank is not None):
+        raise ValueError(
+            "a budget needs images, and chooses full coefficients, without a rank: "
+            "convert(model, budget=..., warm_start=images)"
+        )
     if not inplace:
         model = copy.deepcopy(model)
     names = named_modules_of(model, _ConvNd)
@@ -216,9 +218,9 @@ def convert(
     chosen = {conv: alphas[conv] for conv, why in reasons.items() if why is None}
     kept: dict[_ConvNd, float] = {}
     if warm_start is False:
-        replacements = {c: _initialised(c, share, rank, init) for c, share in chosen.items()}
+        replacements = {c: initialised(c, share, rank, init) for c, share in chosen.items()}
     else:
-        replacements = _fitted(model, chosen, rank, form, images, kept)
+        replacements = fitted(model, chosen, rank, form, images, kept)
     layers = [
         ConvertedLayer(
             name=names[conv][0],
@@ -228,7 +230,7 @@ def convert(
             parameters_after=sum(p.numel() for p in replacements.get(conv, conv).parameters()),
             rank=getattr(replacements.get(conv), "rank", None),
             saved_by_rank=saved_by_rank(replacements.get(conv)),
-            error=_relative_error(replacements[conv], conv) if conv in kept else None,
+            error=relative_error(replacements[conv], conv) if conv in kept else None,
             kept=kept.get(conv),
             skipped=why,
         )
@@ -241,14 +243,6 @@ def convert(
     if recalibrate:
         recalibrate_batch_norms(model, images)
     return Conversion(model, tuple(layers), planned)
-
-
-def saved_by_rank(layer: nn.Module | None) -> int | None:
-    """The coefficients that a layer's rank saves, which may be none or less; None without one."""
-    if getattr(layer, "rank", None) is None:
-        return None
-    first, second = layer.factors
-    return len(first) * second.shape[1] - first.numel() - second.numel()
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -399,99 +393,11 @@ def _no_gain(conv: nn.Conv2d, alpha: float, rank: int | None, min_reduction: boo
         primary, secondary = split_filters(conv.out_channels, alpha)
     except ValueError as error:
         return str(error)
-    coefficients = coefficient_count(primary, secondary, _rank(conv, alpha, rank))
+    coefficients = coefficient_count(primary, secondary, rank_of(conv, alpha, rank))
     saved = secondary * conv.weight[0].numel() - coefficients
     if min_reduction and saved <= 0:
         return f"{-saved:,} parameters more" if saved else "as many parameters"
     return None
-
-
-def _rank(conv: nn.Conv2d, alpha: float, rank: int | None) -> int | None:
-    """The rank that a layer in place of the convolution can have."""
-    return None if rank is None else min(rank, *split_filters(conv.out_channels, alpha))
-
-
-def _fitted(
-    model: nn.Module,
-    alphas: Mapping[nn.Conv2d, float],
-    rank: int | None,
-    form: str,
-    images: Tensor | None,
-    kept: dict[_ConvNd, float],
-) -> dict[nn.Conv2d, nn.Module]:
-    """The layers fitted to convolutions; the share of the output that each keeps goes to `kept`."""
-
-    def fit(conv: nn.Conv2d, responses: Responses | None = None) -> nn.Module:
-        primary, _ = split_filters(conv.out_channels, alphas[conv])
-        own = _rank(conv, alphas[conv], rank)
-        found = fit_filters(conv.weight, primary, own, bias=conv.bias, responses=responses)
-        kept[conv] = 1 - found.error**2
-        kind, pad, plain = _kind(conv)
-        layer = kind.from_conv2d(plain, alpha=alphas[conv], rank=own, fit=found)
-        if form == "pair":
-            pair = _pair(layer)
-            return pair if pad is None else pair.insert(0, Padding(conv, pad))
-        if pad is not None:
-            layer.pad = Padding(conv, pad)
-        return layer
-
-    layers: dict[nn.Conv2d, nn.Module] = {}
-    if images is not None:
-        makers = {conv: partial(fit, conv) for conv in alphas if conv.groups == 1}
-        layers = fit_on_images(model, makers, images)
-    return {conv: layers.get(conv) or fit(conv) for conv in alphas}
-
-
-@torch.no_grad()
-def _pair(layer: LinearConv2d) -> nn.Sequential:
-    """The pair of a convolution with P filters and a 1x1 convolution that computes the same."""
-    primary = len(layer.primary)
-    left, values, right = torch.linalg.svd(layer.weight.double().flatten(1), full_matrices=False)
-    scale = values[:primary].sqrt()  # of both alike
-    options = {"device": layer.primary.device, "dtype": layer.primary.dtype}
-    inputs, outputs, *shape, padding_mode = conv_arguments(layer)
-    *shape, has_bias = shape
-    spatial = nn.Conv2d(inputs, primary, *shape, False, padding_mode, **options)
-    combining = nn.Conv2d(primary, outputs, 1, bias=has_bias, **options)
-    spatial.weight.copy_((scale[:, None] * right[:primary]).view_as(spatial.weight))
-    combining.weight.copy_((left[:, :primary] * scale).view_as(combining.weight))
-    if has_bias:
-        combining.bias.copy_(layer.bias)
-    return nn.Sequential(spatial, combining).train(layer.training)
-
-
-def _initialised(conv: nn.Conv2d, alpha: float, rank: int | None, init: str) -> LinearConv2d:
-    """The new layer in place of a convolution."""
-    kind, pad, plain = _kind(conv)
-    layer = kind(
-        *conv_arguments(plain),
-        alpha=alpha,
-        rank=_rank(conv, alpha, rank),
-        init=init,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
-    layer.stored_as(conv)
-    if pad is not None:
-        layer.pad = Padding(conv, pad)
-    return layer
-
-
-def _kind(conv: nn.Conv2d) -> tuple[type[LinearConv2d], Pad | None, nn.Conv2d]:
-    """The class of the layer in place of a convolution, its padding, and the plain convolution."""
-    pad = padding_of(conv)
-    return (LinearConv2d, None, conv) if pad is None else (PaddedLinearConv2d, pad, unpadded(conv))
-
-
-def _relative_error(layer: nn.Module, conv: nn.Conv2d) -> float:
-    weight = conv.weight.detach().double()
-    if isinstance(layer, nn.Sequential):
-        spatial, combining = (part.weight.detach().double().flatten(1) for part in layer[-2:])
-        found = (combining @ spatial).view_as(weight)
-    else:
-        found = layer.weight.detach().double()
-    missed = (found - weight).norm()
-    return (missed / weight.norm().clamp_min(1e-300)).item()
 
 
 def replaced(model: nn.Module, replacements: dict[Any, nn.Module]) -> nn.Module:

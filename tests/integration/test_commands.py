@@ -14,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 import eval as eval_module
@@ -546,7 +547,8 @@ def test_eval_prints_accuracy_unfused_and_fused(cli, small, tmp_path, digits_roo
         difference = float(outcome.out.split("largest logit difference")[1])
         assert 0 <= difference < 1e-4
     path = tmp_path / "checkpoints" / record["run_id"] / "best.pt"
-    assert cli("eval", f"checkpoint={path}", *common).code == 0
+    assert cli("eval", f"checkpoint={path}", *common, "runtime.threads=1").code == 0
+    assert torch.get_num_threads() == 1
 
 
 def test_eval_evaluates_the_fused_network(trained, digits_root, monkeypatch, capsys):

@@ -98,6 +98,7 @@ def test_a_file_computes_what_the_run_does(
         torch.testing.assert_close(logits(images), model(images), rtol=1e-4, atol=1e-4)
     about = json.loads(about)
     assert (about["run_id"], about["form"], about["weights"]) == (run, form, weights)
+    assert about["class_names"] == list("0123456789")
     assert about["mean"] == checkpoint["science"]["recipe"]["normalisation"]["mean"]
     if form == "folded":
         assert_plain(kind, shapes, plain_shapes("base", channels=1))

@@ -126,6 +126,7 @@ def test_impossible_plans_are_refused():
         ({"budget": 0.5, "cost": "time"}, "cost must be one of parameters, macs"),
         ({"form": "tucker"}, "form must be one of linear, pair"),
         ({"form": "pair", "rank": 3}, "a pair has no rank"),
+        ({"budget": 0.5, "rank": 3}, "chooses full coefficients, without a rank"),
         ({"alpha": {"nowhere": 0.5}}, "alpha names nowhere; the convolutions are first, second"),
     ):
         with pytest.raises(ValueError, match=words):
