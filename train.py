@@ -28,10 +28,10 @@ from configs.experiments import results_dir
 from configs.identity import Identity
 from configs.naming import differences
 from configs.schema import PATH_KEYS
-from data import DATA, SIZE, Batches, DatasetFile
+from data import DATA, SIZE, WARM_START_IMAGES, Batches, DatasetFile, first_images
 from linearconv import LinearConv2d, set_execution
 from linearconv.dropout import seed_dropout
-from linearconv.engine.checkpoint import load
+from linearconv.engine.checkpoint import load, load_weights
 from linearconv.engine.device import resolve_device
 from linearconv.engine.digests import file_sha256, value_sha256
 from linearconv.engine.lock import RunLocked
@@ -50,9 +50,11 @@ from linearconv.engine.run import (
 )
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import Regularizer
+from linearconv.engine.weights import read_weights
 from linearconv.errors import UserError, first_line
 from linearconv.replacements import saved_by_rank
 from models import Variant, architecture, build_model
+from models.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -145,17 +147,25 @@ def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> st
 
 
 def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
-    """The checkpoint of the trained network that the model starts from, or None."""
+    """The checkpoint of the trained network that the model starts from, or None.
+
+    The identity names the run alone, so that it must be clear which of its weights are meant: those
+    of the last epoch or, for the comparison system Basis, which is as it was, the best ones.
+    """
     if config.baseline_checkpoint is None:
         return None
-    checkpoint = load(Path(config.baseline_checkpoint))
-    expected = (architecture(config.model.name).baseline, "Conv", config.dataset.name)
+    path, system = Path(config.baseline_checkpoint), architecture(config.model.name).baseline
+    weights = "best" if system else "last"
+    checkpoint = read_weights(path, weights) if path.suffix == ".safetensors" else load(path)
+    expected = (system or config.model.name, Variant(), config.dataset.name)
     found = checkpoint["science"]
-    actual = found["model"]["name"], variant_name(found["variant"]), found["dataset"]["name"]
-    if actual != expected or "optimizer" in checkpoint:
+    variant = Variant.from_identity(found["variant"])
+    actual = found["model"]["name"], variant, found["dataset"]["name"]
+    last = checkpoint["epoch"] == found["recipe"]["epochs"]
+    if actual != expected or not (last if weights == "last" else "optimizer" not in checkpoint):
         raise UserError(
-            f"baseline_checkpoint={config.baseline_checkpoint} must contain the best weights "
-            f"(best.pt) of a {expected[0]}-Conv trained on {expected[2]}, got "
+            f"baseline_checkpoint={config.baseline_checkpoint} must contain the {weights} weights "
+            f"of a finished {expected[0]}-Conv trained on {expected[2]}, got "
             f"{checkpoint['run_id']}, epoch {checkpoint['epoch']}"
         )
     classes = found["dataset"]["classes"]
@@ -192,7 +202,7 @@ def run(
         )
 
     def build() -> torch.nn.Module:
-        model = initial_model(config, identity, baseline)
+        model = initial_model(config, identity, batches, baseline)
         check_outputs(model, config)
         if "rank" in differences(identity):  # not the paper's
             warn_of_rank(model, config.variant.rank)
@@ -277,16 +287,22 @@ def portable_override(override: str) -> str:
 
 
 def initial_model(
-    config: TrainConfig, identity: Identity, baseline: dict[str, Any] | None
+    config: TrainConfig, identity: Identity, batches: Batches, baseline: dict[str, Any] | None
 ) -> torch.nn.Module:
     """The network with the run's initial weights, on the CPU."""
+    name, variant = config.model.name, Variant.from_identity(identity["variant"])
     shape = {"in_channels": config.dataset.channels, "classes": config.dataset.classes}
     with seeded("init", config.seed):
-        model = build_model(config.model.name, Variant.from_identity(identity["variant"]), **shape)
+        model = build_model(name, variant, **shape)
     if baseline is not None:
-        trained = build_model(baseline["science"]["model"]["name"], Variant(), **shape)
-        trained.load_state_dict(baseline["model"])
-        model.start_from(trained)
+        system = architecture(name).baseline
+        trained = build_model(system or name, Variant(), **shape)
+        load_weights(trained, baseline)
+        if system:
+            model.start_from(trained)
+        else:
+            images = first_images(batches.train(0), WARM_START_IMAGES).cpu()
+            start_from(model, trained, name, variant, images)
     seed_dropout(model, config.seed)
     set_execution(model, config.runtime.execution)
     return model

@@ -55,7 +55,7 @@ def check_ready(config: TrainConfig | EvalConfig, *, device: bool = True) -> Non
 
     Raises:
         UserError: the device is not available; logger=wandb without wandb or a key; the baseline
-            checkpoint is missing, or given for a model that does not use one.
+            checkpoint is missing, or given for a network that it does not fit.
     """
     if device:
         _check_device_is_there(config.device)
@@ -66,15 +66,22 @@ def check_ready(config: TrainConfig | EvalConfig, *, device: bool = True) -> Non
         _require(problem is None, f"logger=wandb {problem}, or leave logger=tensorboard")
     name, path = config.model.name, config.baseline_checkpoint
     baseline = architecture(name).baseline
-    if baseline is None:
-        _require(path is None, f"baseline_checkpoint is not used by model={name}: remove it")
+    if baseline is None and path is None:
         return
+    widths = config.variant.widths
+    _require(
+        baseline is not None or widths == "model",
+        f"baseline_checkpoint: a network with variant.widths={widths} has fewer filters than the "
+        "trained one; expected a variant with the widths of the model",
+    )
+    baseline = baseline or name
     dataset = config.dataset.name
     if config.dataset.path is not None and config.dataset.own:
         dataset = f"custom dataset.path={config.dataset.path}"
     how = (
         f"train one with `python train.py model={baseline} variant=Conv "
-        f"dataset={dataset}` and give baseline_checkpoint=checkpoints/<run_id>/best.pt"
+        f"dataset={dataset}` and give baseline_checkpoint=checkpoints/<run_id>/"
+        + ("best.pt" if architecture(name).baseline else "epoch-NNNN.pt, the last")
     )
     _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
     _require(Path(path).is_file(), f"baseline_checkpoint={path} not found: {how}")

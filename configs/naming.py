@@ -51,10 +51,11 @@ ABBREVIATIONS = {
 
 
 def run_id(identity: Identity) -> str:
-    """`<dataset>-<model>-<variant>[-a<alpha>][-<recipe>][-<differences>]-s<seed>-<hash8>`.
+    """`<dataset>-<model>-<variant>[-a<alpha>][-<recipe>][-<differences>][-from-<hash8>]-s<seed>-<hash8>`.
 
     alpha is included unless it is 0.5, the recipe unless it is the paper's. The differences are the
-    overridden values, e.g. `r4-lr0.003-train5000`: see `differences`. What is longer than `LONGEST`
+    overridden values, e.g. `r4-lr0.003-train5000`: see `differences`; the first hash is that of the
+    run with the trained network that it starts from. What is longer than `LONGEST`
     is cut before the seed; the hash tells such runs apart.
     """
     alpha, (recipe, _) = identity["variant"]["alpha"], nearest_recipe(identity)
@@ -65,6 +66,7 @@ def run_id(identity: Identity) -> str:
         "" if alpha in (None, 0.5) else f"a{alpha:g}",
         "" if recipe == "paper" else recipe,
         *(_word(key, value) for key, value in differences(identity).items()),
+        f"from-{identity['baseline']}" if identity["baseline"] else "",
     ]
     end = f"-s{identity['seed']}-{identity_hash(identity)[:8]}"
     return "-".join(part for part in parts if part)[: LONGEST - len(end)].rstrip("-.") + end

@@ -160,7 +160,9 @@ class TrainConfig:
         resume: continue an interrupted run from its last checkpoint; false starts over.
         overwrite: rerun a finished run; its record is replaced when the rerun is complete. An
             interrupted rerun is continued by the same command.
-        baseline_checkpoint: best.pt of the trained network that a model starts from (vgg11_basis).
+        baseline_checkpoint: checkpoint or published weights of the trained network that a run
+            starts from. For vgg11_basis: the best ones. For all other models: the last ones of the
+            same model with variant=Conv, whose convolutions are converted on 512 training images.
         max_minutes: stop at an epoch end, before the process has run this long; null: no limit.
         image_every: epochs between image summaries in the TensorBoard log.
         logger: tensorboard, or wandb: Weights & Biases too, which copies the TensorBoard log.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.batches import SIZE, Batches
+from data.batches import SIZE, WARM_START_IMAGES, Batches, first_images
 from data.dataset_file import DatasetFile, default_root
 from data.packed import Dataset
 from data.reference import ReferenceBatches
@@ -14,6 +14,7 @@ from data.spec import Augmentation, DatasetSpec, Normalisation
 __all__ = [
     "DATA",
     "SIZE",
+    "WARM_START_IMAGES",
     "Augmentation",
     "Batches",
     "Dataset",
@@ -23,6 +24,7 @@ __all__ = [
     "ReferenceBatches",
     "ResidentBatches",
     "default_root",
+    "first_images",
     "load_dataset",
 ]
 

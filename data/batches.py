@@ -15,7 +15,18 @@ from data.spec import DatasetSpec
 SIZE = 32
 """Height and width of every network's input, in pixels (paper, section 4.2)."""
 
+WARM_START_IMAGES = 512
+"""Training images that a converted network is fitted to."""
+
 BatchIterator = Iterator[tuple[Tensor, Tensor]]
+
+
+def first_images(batches: BatchIterator, count: int) -> Tensor:
+    """The images of the first batches, at most `count`."""
+    found: list[Tensor] = []
+    while sum(map(len, found)) < count and (batch := next(batches, None)):
+        found.append(batch[0])
+    return torch.cat(found)[:count]
 
 
 class Batches(ABC):

@@ -65,14 +65,15 @@ def _pair(layer: LinearConv2d) -> nn.Sequential:
     """The pair of a convolution with P filters and a 1x1 convolution that computes the same."""
     primary = len(layer.primary)
     left, values, right = torch.linalg.svd(layer.weight.double().flatten(1), full_matrices=False)
-    scale = values[:primary].sqrt()  # of both alike
+    rank = min(primary, len(values))  # filters with fewer than P values have a lower one
+    scale = values[:rank].sqrt()  # of both alike
     options = {"device": layer.primary.device, "dtype": layer.primary.dtype}
     inputs, outputs, *shape, padding_mode = conv_arguments(layer)
     *shape, has_bias = shape
     spatial = nn.Conv2d(inputs, primary, *shape, False, padding_mode, **options)
     combining = nn.Conv2d(primary, outputs, 1, bias=has_bias, **options)
-    spatial.weight.copy_((scale[:, None] * right[:primary]).view_as(spatial.weight))
-    combining.weight.copy_((left[:, :primary] * scale).view_as(combining.weight))
+    spatial.weight.zero_().flatten(1)[:rank] = scale[:, None] * right[:rank]
+    combining.weight.zero_().flatten(1)[:, :rank] = left[:, :rank] * scale
     if has_bias:
         combining.bias.copy_(layer.bias)
     return nn.Sequential(spatial, combining).train(layer.training)

@@ -78,11 +78,12 @@ def page(found: Sequence[Outcome]) -> str:
     parts = [
         "# Studies",
         "",
-        f"Questions that the paper's tables do not answer: `{' '.join(SETTING)}`, two seeds or "
-        "more. Differences are of the settled accuracy (the mean of the last fifth of the epochs), "
-        "in points, with the 95 % interval that the spread of all networks with the same recipe "
-        f"over their seeds gives; with fewer than {ENOUGH} seeds on a side they decide nothing. "
-        "Each run, with device and version, is in `studies.csv`.",
+        f"Questions that the paper's tables do not answer: `{' '.join(SETTING)}`. Differences are "
+        "of the settled accuracy (the mean of the last fifth of the epochs), in points, with the "
+        "95 % interval that the spread of all networks with the same recipe over their seeds gives "
+        "(between two recipes: Welch's, of the two networks alone); with fewer than "
+        f"{ENOUGH} seeds on a side they decide nothing. Each run, with device and version, is in "
+        "`studies.csv`.",
         "",
     ]
     for outcome in found:

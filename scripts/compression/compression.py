@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from data import WARM_START_IMAGES, first_images
 from linearconv import convert, deploy, fuse, model_correlation_loss, set_execution
 from linearconv.complexity import count_macs
 from linearconv.convert import Conversion
@@ -27,8 +28,6 @@ from linearconv.errors import UserError, first_line
 from scripts.bench.timing import latency_ms
 from scripts.compression.rows import Row, comparison, verdict
 
-WARM_START_IMAGES = 512
-"""Training images that the warm start is fitted to."""
 SPEED = Speed(channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True)
 REGULARIZED_EVERY = 10
 """The correlation loss is added to every 10th batch, as in the paper."""
@@ -85,7 +84,7 @@ class Compression:
         args = self.args
         self.train("plain", self.network, args.epochs, args.lr)
         self.note(f"plain, {args.epochs} epochs", self.network)
-        images = self.training_images()
+        images = first_images(self.batches.train(0), WARM_START_IMAGES)
         converted = convert(self.network, **self.conversion, warm_start=images, inplace=False)
         if converted.plan is not None:
             print(f"\n{converted.plan}")
@@ -93,13 +92,6 @@ class Compression:
         self.note("converted", converted.model)
         pair = self.low_rank_pair(converted.model, images)
         self.compare(converted.model, pair)
-
-    def training_images(self) -> Tensor:
-        """Some, as the network gets them in training."""
-        batches, found = self.batches.train(0), []
-        while sum(map(len, found)) < WARM_START_IMAGES and (batch := next(batches, None)):
-            found.append(batch[0])
-        return torch.cat(found)[:WARM_START_IMAGES]
 
     def low_rank_pair(self, converted: nn.Module, images: Tensor) -> nn.Module | None:
         """The low-rank network of at most the same size, chosen for it; None if there is none."""

@@ -96,7 +96,8 @@ def networks(records: Sequence[Record]) -> list[Network]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         identity = dict(record["science"])
-        kept = {k: v for k, v in identity.items() if k not in ("seed", "baseline")}
+        kept = {k: v for k, v in identity.items() if k != "seed"}
+        kept["baseline"] = identity["baseline"] is not None  # each seed may have its own
         groups.setdefault(canonical_json(kept), []).append(record)
     found = []
     for group in groups.values():

@@ -289,11 +289,14 @@ def trained_on(record: Record) -> dict[str, str]:
 
 
 def records_of(records: Iterable[Record], config: TrainConfig) -> list[Record]:
-    """The records of the runs with a config, whatever their seed, sorted by it."""
-    found = []
+    """The records of the runs with a config, whatever their seed, sorted by it.
+
+    If they start from a trained network, its published weights have the name of its run.
+    """
+    found, baseline = [], config.baseline_checkpoint and Path(config.baseline_checkpoint).stem
     for record in records:
         seeded = replace(config, seed=record["science"].get("seed"))
-        if record["science"] == identify(seeded):
+        if record["science"] == identify(seeded, baseline=baseline):
             found.append(record)
     return sorted(found, key=lambda record: record["science"]["seed"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,7 +16,7 @@ from scripts.paper.statistics import Noise, difference, pooled_noise
 from scripts.paper.text import Grid, mean_text
 
 SETTING = ("model=base", "dataset=cifar10")
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 """What `Arm.command` trains; all seeds that there are count."""
 
 
@@ -26,20 +26,27 @@ class Arm:
 
     Attributes:
         name: in short.
-        overrides: for train.py, with the setting and the recipe.
+        recipe: that it is trained with.
+        run: the other overrides for train.py, but for the setting.
         against: name of the arm that it is compared with; empty for none.
     """
 
     name: str
-    overrides: tuple[str, ...]
+    recipe: str
+    run: tuple[str, ...]
     against: str = ""
 
     @property
+    def overrides(self) -> tuple[str, ...]:
+        """For train.py, without the seed."""
+        return (*SETTING, f"recipe={self.recipe}", *self.run)
+
+    @property
     def command(self) -> str:
-        """The command that trains it."""
+        """The command that trains it; runs of the paper's recipe go to the tables' records."""
         seeds = ",".join(map(str, SEEDS))
-        overrides = " ".join(self.overrides)
-        return f"python train.py -m {overrides} seed={seeds} results_dir=results/studies"
+        where = () if self.recipe == "paper" else ("results_dir=results/studies",)
+        return " ".join(("python train.py -m", *self.overrides, f"seed={seeds}", *where))
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Study:
     Attributes:
         name: in short.
         question: why it is asked.
-        recipe: that all arms are trained with.
+        recipe: that the arms are trained with, if they name no other.
         arms: what is trained.
     """
 
@@ -78,7 +85,7 @@ def read_studies() -> list[Study]:
 def _study(
     *, name: str, question: str, arms: list[dict[str, str]], recipe: str = "medium"
 ) -> Study:
-    found = [_arm(recipe, **arm) for arm in arms]
+    found = [_arm(**{"recipe": recipe} | arm) for arm in arms]
     names = {arm.name for arm in found}
     for arm in found:
         if arm.against and arm.against not in names:
@@ -89,8 +96,8 @@ def _study(
     return Study(name, question, recipe, found)
 
 
-def _arm(recipe: str, *, name: str, run: str, against: str = "") -> Arm:
-    return Arm(name, (*SETTING, f"recipe={recipe}", *run.split()), against)
+def _arm(*, name: str, recipe: str, run: str, against: str = "") -> Arm:
+    return Arm(name, recipe, tuple(run.split()), against)
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,8 @@ def noise_of(found: Sequence[Outcome], recipe: str, metric: str) -> Noise | None
     groups = {
         arm.overrides: outcome.accuracies(arm.name, metric)
         for outcome in found
-        if outcome.study.recipe == recipe
         for arm in outcome.study.arms
+        if arm.recipe == recipe
     }
     return pooled_noise(groups.values())
 
@@ -157,6 +164,10 @@ def study_grid(outcome: Outcome, noise: Noise | None) -> Grid:
 
 def _difference(outcome: Outcome, arm: Arm, noise: Noise | None) -> str:
     ours, theirs = (outcome.accuracies(name, METRICS[0]) for name in (arm.name, arm.against))
+    (against,) = (other for other in outcome.study.arms if other.name == arm.against)
+    if against.recipe != arm.recipe:  # unequal variances, so each side's own counts
+        known = min(len(ours), len(theirs)) > 1
+        noise = replace(pooled_noise([ours, theirs]), bartlett=0.0) if known else None
     return str(difference(ours, theirs, noise)) if ours and theirs else "not run"
 
 
@@ -165,14 +176,14 @@ def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
     return [
         {
             "study": outcome.study.name,
-            "arm": arm,
-            "recipe": outcome.study.recipe,
+            "arm": arm.name,
+            "recipe": arm.recipe,
             "seed": record["science"]["seed"],
             **{metric: f"{test_accuracy(record, metric):.4f}" for metric in METRICS},
             "run_id": record["run_id"],
             **trained_on(record),
         }
         for outcome in found
-        for arm, records in outcome.runs.items()
-        for record in records
+        for arm in outcome.study.arms
+        for record in outcome.runs[arm.name]
     ]

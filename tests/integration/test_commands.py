@@ -342,9 +342,33 @@ def test_comparison_systems_train_and_basis_needs_its_baseline(cli, places, tmp_
     (record,) = [r for r in records(tmp_path) if "basis" in r["run_id"]]
     assert record["science"]["baseline"] == baseline.name.rpartition("-")[2]
     outcome = cli("train", *LRR, *places, *TINY, f"baseline_checkpoint={baseline}/best.pt")
-    assert outcome.code == 2 and "not used by model=base" in outcome.err
+    assert outcome.code == 2 and "finished base-Conv trained on digits" in outcome.err
     outcome = cli(*basis, f"baseline_checkpoint={baseline}/best.pt", "dataset.classes=11")
     assert outcome.code == 2 and "was trained on 10 classes of digits, which has 11" in outcome.err
+
+
+def test_a_run_starts_from_a_trained_network(cli, small, tmp_path):
+    """From published weights or the last checkpoint, but no other; its record says from which."""
+    base = ("train", "model=base", *small, "recipe.epochs=2")
+    assert cli(*base, "variant=Conv").code == 0
+    (trained,) = records(tmp_path)
+    name = trained["run_id"]
+    published = tmp_path / "results" / "weights" / f"{name}.safetensors"
+    last = sorted((tmp_path / "checkpoints" / name).glob("epoch-*.pt"))[-1]
+    for variant, weights in (("Conv", published), ("L", published), ("pair", last), ("r", last)):
+        outcome = cli(*base, f"variant={variant}", f"baseline_checkpoint={weights}")
+        assert outcome.code == 0, outcome.err
+    found = [record for record in records(tmp_path) if record["science"]["baseline"]]
+    assert {record["science"]["baseline"] for record in found} == {name.rpartition("-")[2]}
+    assert all(f"-from-{name[-8:]}-s0-" in record["run_id"] for record in found)
+    for record in found:  # goes on where the trained network was
+        assert record["curve"][0]["train_loss"] < trained["curve"][0]["train_loss"]
+    earlier = last.with_name("epoch-0001.pt")
+    for wrong, said in ((earlier, "epoch 1"), (tmp_path / "none.pt", "not found")):
+        outcome = cli(*base, "variant=L", f"baseline_checkpoint={wrong}")
+        assert outcome.code == 2 and said in outcome.err
+    outcome = cli(*base, "variant=e", f"baseline_checkpoint={published}")
+    assert outcome.code == 2 and "widths=matched has fewer filters" in outcome.err
 
 
 def test_runs_whose_hashes_begin_alike_are_told_apart(cli, small, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from models import Variant, architecture, build_model, model_names, registry
 from models.registry import widths_of
 from models.vgg11_basis import BasisConv2d, decompose
 from models.vgg11_octconv import OctaveConv
+from models.warm_start import start_from
 
 CONV, R, E = Variant(), Variant(regularized=True), Variant(widths="matched")
 L, LRR = Variant(linear=True), Variant(linear=True, regularized=True, rank=10)
@@ -279,3 +280,22 @@ def test_variant_from_identity_ignores_what_does_not_apply():
         "widths": "model",
     }
     assert Variant.from_identity(identity) == R
+
+
+@pytest.mark.parametrize("variant", [Variant(linear=True), Variant(pair=True), Variant()])
+@pytest.mark.parametrize("channels", [3, 1])  # of one channel: 16 filters of 9 values
+def test_a_network_starts_from_a_trained_one(variant, channels):
+    """Filters that are combinations of half of them are kept, so the outputs are equal."""
+    shape = {"in_channels": channels, "classes": 10}
+    torch.manual_seed(0)
+    trained, model = (build_model("base", v, **shape) for v in (Variant(), variant))
+    images = torch.randn(64, channels, 32, 32)
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if name.startswith("conv") and name.endswith("weight"):
+                half = len(parameter) // 2
+                parameter[half:] = parameter[:half].flip(0) + parameter[:half]
+        trained(images)  # moves the statistics of the batch norms
+        start_from(model, trained, "base", variant, images)
+        expected, found = (network.eval()(images) for network in (trained, model))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

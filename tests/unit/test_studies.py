@@ -1,6 +1,7 @@
 """The studies' page from the records of their arms."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from linearconv.layer import LinearConv2d
 from models import Variant, build_model
 from scripts import make_studies
 from scripts.paper import studies
-from scripts.paper.statistics import difference, pooled_noise
+from scripts.paper.statistics import Noise, difference, pooled_noise
 from scripts.paper.studies import (
     SETTING,
     Arm,
@@ -24,8 +25,8 @@ from scripts.paper.studies import (
 )
 from tests.records import make_record, save_record
 
-PLAIN = Arm("L", (*SETTING, "recipe=short", "variant=L"))
-WIDE = Arm("half", (*SETTING, "recipe=short", "variant=L", "variant.widths=x0.5"), "L")
+PLAIN = Arm("L", "short", ("variant=L",))
+WIDE = Arm("half", "short", ("variant=L", "variant.widths=x0.5"), "L")
 STUDY = Study("widths", "?", "short", [PLAIN, WIDE])
 
 
@@ -60,11 +61,30 @@ def test_runs_with_anything_else_do_not_count(more):
 
 def test_the_noise_is_that_of_all_networks_with_the_recipe():
     """A network in two studies counts once, one of another recipe does not."""
-    other = Arm("r", (*SETTING, "recipe=medium", "variant=r"))
+    other = Arm("r", "medium", ("variant=r",))
     records = [record(arm, 85 + seed, seed) for arm in (PLAIN, WIDE, other) for seed in (0, 1)]
     found = outcomes([STUDY, STUDY, Study("x", "?", "medium", [other])], records)
     assert noise_of(found, "short", "settled").freedom == 2
     assert noise_of(found, "medium", "settled").freedom == 1
+
+
+def test_an_arm_may_have_a_recipe_of_its_own_and_a_trained_network_to_start_from():
+    """Records that start elsewhere are not its; two recipes have each their own noise."""
+    weights = "results/weights/cifar10-base-Conv-s0-2b22fbec.safetensors"
+    start = Arm("start", "finetune", ("variant=L", f"baseline_checkpoint={weights}"), "L")
+    study = Study("mine", "?", "finetune", [start, PLAIN])
+    records = [record(PLAIN, 85.0 + seed, seed) for seed in (0, 1)]
+    for seed in (0, 1):
+        records.append(record(start, 80.0, seed))  # from no network
+        config = compose([*start.overrides, f"seed={seed}"])
+        identity = identify(config, baseline=Path(weights).stem)
+        run = Run(Cell("base", "L", "cifar10"), seed, (), identity, run_id(identity))
+        assert "-finetune-from-2b22fbec-s" in run.run_id
+        records.append(make_record(run, 87.0, 87.0 + seed / 100))
+    (found,) = outcomes([study], records)
+    grid = study_grid(found, noise_of([found], "finetune", "settled"))
+    expected = difference([87.0, 87.01], [85.0, 86.0], Noise(1.0, 2, bartlett=0.0))
+    assert grid.body[0][-1] == f"from L: {expected}"
 
 
 def test_every_arm_can_be_trained_and_is_another_network():
@@ -74,9 +94,11 @@ def test_every_arm_can_be_trained_and_is_another_network():
         for arm in study.arms:
             words = arm.command.split()
             assert words[:3] == ["python", "train.py", "-m"]
-            assert words[-1] == "results_dir=results/studies"
-            fixed = [word for word in words[3:-1] if not word.startswith("seed=")]
-            identities.append(run_id(identify(compose([*fixed, "seed=1"]))))
+            assert (words[-1] == "results_dir=results/studies") == (arm.recipe != "paper")
+            fixed = [word for word in words[3:] if not word.startswith(("seed=", "results_dir="))]
+            config = compose([*fixed, "seed=1"])
+            baseline = config.baseline_checkpoint and Path(config.baseline_checkpoint).stem
+            identities.append(run_id(identify(config, baseline=baseline)))
         assert len(set(identities)) == len(study.arms), study.name
 
 
@@ -101,16 +123,16 @@ def test_the_filters_at_the_start_are_as_the_question_says(variant, stated):
 def test_the_page_names_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(make_studies, "read_studies", lambda: [STUDY])
     save_record(tmp_path, record(PLAIN, 82.0))
-    for seed in (0, 1):
+    for seed in studies.SEEDS:
         save_record(tmp_path / "studies", record(WIDE, 85.0 + seed, seed))
     monkeypatch.setattr(sys, "argv", ["make_studies.py", "--results-dir", str(tmp_path)])
     assert make_studies.main() == 0
     out = capsys.readouterr().out
-    assert "3 runs" in out and PLAIN.command in out and "x0.5" not in out
+    assert "4 runs" in out and PLAIN.command in out and "x0.5" not in out
     page = (tmp_path / "studies.md").read_text()
     assert "## Widths" in page and f"\n{PLAIN.command}\n" in page
-    assert "| half | 1 | 85.50 (n=2) | 85.50 (n=2) | 86.50 (n=2) | from L: +3.50 [" in page
-    assert len((tmp_path / "studies.csv").read_text().splitlines()) == 4
+    assert "| half | 1 | 86.00 (n=3) | 86.00 (n=3) | 87.00 (n=3) | from L: +4.00 [" in page
+    assert len((tmp_path / "studies.csv").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize(
