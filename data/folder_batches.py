@@ -21,6 +21,9 @@ from linearconv.errors import UserError
 
 log = logging.getLogger(__name__)
 
+TEST_SHARE = 0.2
+"""Of a folder that does not say which images are for testing."""
+
 Transform = Callable[[Any], Tensor]
 """PIL image -> (3, H, W); draws from torch's global generator, if at random."""
 
@@ -28,6 +31,7 @@ Transform = Callable[[Any], Tensor]
 class FolderBatches:
     """Batches of FOLDER/train/<class>/ and FOLDER/test/<class>/ (or FOLDER/val/<class>/).
 
+    Of FOLDER/<class>/ a fifth of each class, drawn at random but always the same, is for testing.
     Training images are random crops of at least a quarter of the area, resized and mirrored at
     random; test images are resized and cropped in the centre. The training batches are a function
     of the seed and the epoch, however many processes read them.
@@ -137,13 +141,20 @@ class _Images(Dataset):
 def _samples(folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
     """The files and labels of the training and of the test images."""
     train_folder, test_folder = split_folders(folder)
+    train, test = class_files(train_folder), {}
     if test_folder is None:
-        raise UserError(
-            f"{folder} has no folder train with a folder for each class: expected the images in "
-            f"{folder}/train/<class>/ and {folder}/test/<class>/ (or val/)"
-        )
-    train, test = class_files(train_folder), class_files(test_folder)
-    check_same_classes(train_folder, train, test_folder, test)
+        for label, (name, files) in enumerate(train.items()):
+            if len(files) < 2:
+                raise UserError(
+                    f"{folder / name} has one image; expected one to train on and one to test on"
+                )
+            order = torch.randperm(len(files), generator=generator("folder-split", label)).tolist()
+            count = max(1, round(TEST_SHARE * len(files)))
+            test[name] = [files[i] for i in sorted(order[:count])]
+            train[name] = [files[i] for i in sorted(order[count:])]
+    else:
+        test = class_files(test_folder)
+        check_same_classes(train_folder, train, test_folder, test)
     return tuple(
         [(path, label) for label, files in enumerate(split.values()) for path in files]
         for split in (train, test)

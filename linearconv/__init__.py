@@ -10,6 +10,7 @@ from linearconv.deploy import deploy
 from linearconv.layer import LinearConv2d
 from linearconv.regularizer import RegularizedConv2d, correlation_loss, model_correlation_loss
 from linearconv.released import load_released
+from linearconv.saved import load_converted, save_converted
 
 __all__ = [
     "LinearConv2d",
@@ -18,7 +19,9 @@ __all__ = [
     "correlation_loss",
     "deploy",
     "fuse",
+    "load_converted",
     "load_released",
     "model_correlation_loss",
+    "save_converted",
     "set_execution",
 ]

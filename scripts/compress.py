@@ -4,10 +4,10 @@
     python scripts/compress.py --model timm:resnet18 --pretrained --data FOLDER --image-size 128
 
 The network is trained as it is, its convolutions are converted with a warm start on training
-images, the result is fine-tuned towards the network's outputs with the correlation loss and folded.
-For comparison the low-rank pair of the same size is fine-tuned likewise, and the plain network is
-trained for the same number of further epochs. Accuracies are those of the last epoch: no epoch is
-selected.
+images, the result is fine-tuned with the correlation loss towards the outputs of the plain network,
+trained on for as long, and folded.
+For comparison the low-rank pair of the same size, and the network with as many fewer filters, are
+fine-tuned likewise. Accuracies are those of the last epoch: no epoch is selected.
 """
 
 from __future__ import annotations

@@ -82,3 +82,23 @@ def check_output(option: str, path: Path) -> None:
         raise UserError(f"{option}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{option}: {path.parent} cannot be written to")
+
+
+def check_output_folder(option: str, path: Path) -> None:
+    """Make a folder for results, before anything is computed.
+
+    Args:
+        option: the option that names the folder, for the message.
+        path: the folder.
+
+    Raises:
+        UserError: it is a file, or cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{option}: {path} is a file; expected the name of a folder") from None
+    except OSError as error:
+        raise UserError(f"{option}: {path} cannot be made: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{option}: {path} cannot be written to")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import WARM_START_IMAGES, first_images
-from linearconv import convert, deploy, fuse, model_correlation_loss, set_execution
+from linearconv import (
+    convert,
+    deploy,
+    fuse,
+    model_correlation_loss,
+    save_converted,
+    set_execution,
+)
 from linearconv.complexity import count_macs
 from linearconv.convert import Conversion
 from linearconv.engine.fast.speed import Speed
@@ -26,9 +32,12 @@ from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError, first_line
 from scripts.bench.timing import latency_ms
-from scripts.compression.rows import Row, comparison, verdict
+from scripts.compression.narrow import narrowed
+from scripts.compression.rows import PEERS, Row, comparison, verdict
 
 SPEED = Speed(channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True)
+LITTLE = 0.2
+"""Share of the parameters that half the filters in every layer save at least, where it pays."""
 REGULARIZED_EVERY = 10
 """The correlation loss is added to every 10th batch, as in the paper."""
 
@@ -90,20 +99,29 @@ class Compression:
             print(f"\n{converted.plan}")
         print(f"\n{converted}\n")
         self.note("converted", converted.model)
-        pair = self.low_rank_pair(converted.model, images)
-        self.compare(converted.model, pair)
+        peers = self.peers(parameters_of(converted.model), images)
+        for name, network in peers.items():
+            self.note(name, network)
+        self.compare(converted.model, peers)
 
-    def low_rank_pair(self, converted: nn.Module, images: Tensor) -> nn.Module | None:
-        """The low-rank network of at most the same size, chosen for it; None if there is none."""
-        budget = parameters_of(converted) / parameters_of(self.network)
-        options = {"budget": budget, "form": "pair", "skip": self.args.skip}
-        try:
-            pair = convert(self.network, **options, warm_start=images, inplace=False).model
-        except ValueError as error:
-            print(f"there is no low-rank pair to compare with: {error}")
-            return None
-        self.note("low-rank pair", pair)
-        return pair
+    def peers(self, parameters: int, images: Tensor) -> dict[str, nn.Module]:
+        """What else has at most as many parameters, by its name."""
+        budget = parameters / parameters_of(self.network)
+        options = {"budget": budget, "skip": self.args.skip, "warm_start": images}
+
+        def low_rank() -> nn.Module:
+            return convert(self.network, form="pair", **options, inplace=False).model
+
+        def narrow() -> nn.Module:
+            return narrowed(self.network, self.images, parameters)
+
+        found = {}
+        for name, make in zip(PEERS, (low_rank, narrow), strict=True):
+            try:
+                found[name] = make()
+            except ValueError as error:
+                print(f"no {name} network to compare with: {error}")
+        return found
 
     def check(self) -> None:
         """Convert and try a copy, since a mistake should be found before training."""
@@ -135,6 +153,13 @@ class Compression:
             raise UserError(f"{name} cannot be converted: {error}") from None
         if all(layer.skipped for layer in trial.layers):
             raise UserError(f"no convolution of {name} can be converted:\n{trial}")
+        saved = 1 - parameters_of(trial.model) / parameters_of(self.network)
+        if saved < LITTLE:
+            print(
+                f"little to gain here: this conversion saves {100 * saved:.0f} % of the parameters "
+                f"of {name}; depthwise and 1x1 convolutions have few inputs that combinations of "
+                "filters would save"
+            )
         return trial
 
     def try_out(self, network: nn.Module) -> None:
@@ -148,31 +173,33 @@ class Compression:
         output.float().sum().backward()
         count_macs(network, tuple(images.shape[1:]), execution="factored")
 
-    def compare(self, converted: nn.Module, pair: nn.Module | None) -> None:
+    def compare(self, converted: nn.Module, peers: dict[str, nn.Module]) -> None:
         """Train all for as many epochs, and measure them."""
         epochs, lr = self.args.finetune_epochs, self.args.finetune_lr
         every = min(REGULARIZED_EVERY, len(self.batches.sizes))  # or short epochs would have none
         regularizer = Regularizer(self.args.strength, every, centered=False)
         before = model_correlation_loss(converted).item()
-        teacher = copy.deepcopy(self.network).eval() if self.args.distill else None
         self.train("plain, further", self.network, epochs, lr)
+        teacher = self.network.eval() if self.args.distill else None
         self.train("converted", converted, epochs, lr, regularizer, teacher)
-        self.save(converted)
-        if pair is not None:
-            self.train("low-rank pair", pair, epochs, lr, None, teacher)
+        set_execution(converted, "factored")
+        self.save("folded", fuse(converted.eval()))
+        self.save("factored", converted)
+        for name, network in peers.items():
+            self.train(name, network, epochs, lr, None, teacher)
         after = model_correlation_loss(converted).item()
         print(f"correlation loss {before:.1f} before fine-tuning, {after:.1f} after")
         self.note(f"plain, {epochs} more epochs", self.network, timed=True)
         name = f"converted, {epochs} epochs of fine-tuning"
-        set_execution(converted, "factored")
         self.note(f"{name}, factored", converted, timed=True)
         self.note("  the same, folded", fuse(converted), timed=True)
         precision = self.args.precision
         with precision_flags(precision), autocast(precision, self.images.device):
             deployment = deploy(converted, self.images)
+        self.save("fastest", deployment.model)
         self.note("  the same, each layer as is fastest", deployment.model, timed=True)
-        if pair is not None:
-            self.note(f"low-rank pair, {epochs} epochs of fine-tuning", pair, timed=True)
+        for name, network in peers.items():
+            self.note(f"{name}, {epochs} epochs of fine-tuning", network, timed=True)
 
     def train(
         self,
@@ -207,12 +234,14 @@ class Compression:
                     flush=True,
                 )
 
-    def save(self, converted: nn.Module) -> None:
-        """Write the folded weights, before the measurements, so that these cannot lose them."""
-        if self.args.out is not None:
-            with atomic_write(self.args.out) as file:
-                torch.save(fuse(converted.eval()).cpu().state_dict(), file)
-            print(f"weights of the folded network: {self.args.out}", flush=True)
+    def save(self, name: str, network: nn.Module) -> None:
+        """Write a network with --out, as soon as it is there: measurements must not lose it."""
+        if self.args.out is None:
+            return
+        path = self.args.out / f"{name}.pt"
+        with atomic_write(path) as file:
+            save_converted(network, file)
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
 
     def note(self, name: str, network: nn.Module, *, timed: bool = False) -> None:
         """Add a network to the comparison."""

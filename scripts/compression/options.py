@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.checks import check_device
 from data import default_root
-from linearconv.engine.files import check_output
+from linearconv.engine.files import check_output_folder
 from linearconv.engine.precision import PRECISIONS
 from linearconv.errors import UserError
 
@@ -48,8 +48,9 @@ def parse(description: str) -> argparse.Namespace:
     option(
         "--data",
         default="cifar10",
-        help="a dataset, or a folder with train/<class>/ and test/<class>/ (or val/); a folder "
-        "that is called like a dataset is ./NAME; default: %(default)s",
+        help="a dataset, or a folder with train/<class>/ and test/<class>/ (or val/), or with "
+        "<class>/ alone, of which a fifth is for testing; a folder that is called like a dataset "
+        "is ./NAME; default: %(default)s",
     )
     option(
         "--strict",
@@ -97,7 +98,13 @@ def parse(description: str) -> argparse.Namespace:
         metavar="NAME",
         help="modules, or patterns, whose convolutions stay",
     )
-    option("--out", type=Path, help="write the state dict of the folded network here")
+    option(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="write the folded, the factored and the fastest network here, for "
+        "linearconv.load_converted",
+    )
     option("--seed", type=int, default=0)
     option("--precision", default="tf32", choices=sorted(PRECISIONS))
     option("--threads", type=int, help="CPU threads; default: torch's")
@@ -138,7 +145,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--rank goes with --alpha: a budget chooses full coefficients")
     check_device(args.device)
     if args.out is not None:
-        check_output("--out", args.out)
+        check_output_folder("--out", args.out)
 
 
 def option_of(name: str) -> str:

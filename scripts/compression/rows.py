@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from linearconv.table import aligned
 
+PEERS = ("low-rank pair", "narrowed")
+"""What a converted network is compared with."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -40,17 +43,17 @@ def comparison(rows: list[Row], images: int) -> str:
 
 
 def verdict(rows: list[Row]) -> list[str]:
-    """One sentence on what was saved, for which loss, and what low rank of that size loses."""
+    """One sentence on what was saved, for which loss, and what others of that size lose."""
     named = {row.name.split(",")[0]: row for row in rows if row.latency is not None}
     if not {"plain", "converted"} <= set(named):
         return []
-    plain, converted, pair = (named.get(key) for key in ("plain", "converted", "low-rank pair"))
+    plain, converted = named["plain"], named["converted"]
     saved = 100 * (1 - converted.parameters / plain.parameters)
     text = (
         f"saves {saved:.0f} % of the parameters for "
         f"{plain.accuracy - converted.accuracy:.1f} points of accuracy"
     )
-    if pair is not None:
-        other = 100 * (1 - pair.parameters / plain.parameters)
-        text += f"; the low-rank pair saves {other:.0f} % for {plain.accuracy - pair.accuracy:.1f}"
+    for name in PEERS:
+        if name in named:
+            text += f"; {name} of the same size: {plain.accuracy - named[name].accuracy:.1f}"
     return [f"{text} (against the plain network, trained for as long)"]

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 from configs import dataset_config
 from data import ResidentBatches, load_dataset
+from linearconv import load_converted
 from linearconv.engine.step import TrainStep, evaluate
 from models import Variant, build_model
 from scripts.compression import compression
@@ -22,7 +23,7 @@ def compress(script):
 
 def rows(output: str) -> dict[str, list[str]]:
     """The cells of the comparison by the network's name."""
-    table = output[output.index("\nnetwork ") :].splitlines()[2:10]
+    table = output[output.index("\nnetwork ") :].splitlines()[2:12]
     cells = [re.split(r"  +", line.strip()) for line in table]
     return {name: values for name, *values in cells}
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_model_of_this_project(compress, digits_root, tmp_path):
-    out = tmp_path / "folded.pt"
+    out = tmp_path / "folder" / "networks"
     done = compress(
         "--model", "base", "--data", "digits", "--data-root", digits_root,
         "--train-images", "200", "--out", out,
@@ -62,26 +63,36 @@ def test_a_model_of_this_project(compress, digits_root, tmp_path):
     assert "the whole network" in done.out and float(found["converted"][1]) < float(plain[1])
     pair = found["low-rank pair, 1 epochs of fine-tuning"]
     assert pair[0] == found["low-rank pair"][0] <= found["converted"][0]
+    narrow = found["narrowed, 1 epochs of fine-tuning"]
+    assert narrow[0] == found["narrowed"][0] <= found["converted"][0]
     sentence = next(line for line in done.out.splitlines() if line.startswith("saves "))
-    assert re.match(r"saves 4\d % of the parameters for -?\d+.\d points of accuracy; ", sentence)
-    assert re.search(r"; the low-rank pair saves 4\d % for -?\d+.\d \(against", sentence)
+    points = r"-?\d+\.\d"
+    assert re.match(rf"saves 4\d % of the parameters for {points} points of accuracy; ", sentence)
+    for peer in ("low-rank pair", "narrowed"):
+        assert re.search(rf"; {peer} of the same size: {points}", sentence)
     assert found["the same, folded"][:2] == plain[:2]
     tuned = found["converted, 1 epochs of fine-tuning, factored"]
     assert tuned[2] == found["the same, folded"][2]
     before, after = losses(done.out)
     assert after != before
-    network = build_model("base", Variant(), in_channels=1, classes=10)
-    network.load_state_dict(torch.load(out, weights_only=True))
     spec = dataset_config("digits")
     batches = ResidentBatches(load_dataset(spec, digits_root), spec, batch_size=100,
                               eval_batch_size=100, seed=0, device=torch.device("cpu"))  # fmt: skip
-    accuracy = evaluate(network.eval(), batches.test(), "fp32").accuracy
-    assert f"{accuracy:.2f}" == found["the same, folded"][2]
+    for name in ("folded", "factored", "fastest"):
+        plain = build_model("base", Variant(), in_channels=1, classes=10)
+        network = load_converted(plain, out / f"{name}.pt").eval()
+        accuracy = evaluate(network, batches.test(), "fp32").accuracy
+        assert f"{accuracy:.2f}" == found["the same, folded"][2]
+        count = sum(parameter.numel() for parameter in network.parameters())
+        shown = {"fastest": "the same, each layer as is fastest", "folded": "the same, folded"}
+        assert f"{count:,}" == found.get(shown.get(name), tuned)[0]
+        size = (out / f"{name}.pt").stat().st_size
+        assert f"{out / name}.pt: {size / 1e6:.1f} MB" in done.out
 
 
 def test_a_foreign_network_on_a_folder(compress, folder, tmp_path):
     timm = pytest.importorskip("timm")
-    out = tmp_path / "folded.pt"
+    out = tmp_path
     done = compress(
         "--model", "timm:test_resnet", "--data", folder, "--image-size", "32",
         "--alpha", "0.5", "--rank", "4", "--no-distill", "--skip", "conv1.0", "--workers", "0",
@@ -90,9 +101,7 @@ def test_a_foreign_network_on_a_folder(compress, folder, tmp_path):
     assert done.code == 0, done.err
     assert "skipped: as requested" in done.out
     assert "40 training images" in done.out
-    timm.create_model("test_resnet", num_classes=2).load_state_dict(
-        torch.load(out, weights_only=True)
-    )
+    load_converted(timm.create_model("test_resnet", num_classes=2), out / "factored.pt")
 
 
 @pytest.fixture
@@ -134,8 +143,8 @@ def test_the_correlation_loss_counts_in_short_epochs(compress, digits_root):
         (["--finetune-lr", "nan"], "--finetune-lr must be above 0"),
         (["--strength", "-1"], "--strength must be at least 0"),
         (["--device", "gpu"], "device must be auto, cpu, cuda or cuda:N, got gpu"),
-        (["--out", "."], "--out: . is a folder"),
-        (["--out", "nowhere/folded.pt"], "--out: there is no folder nowhere"),
+        (["--out", __file__], "is a file; expected the name of a folder"),
+        (["--out", f"{__file__}/networks"], "cannot be made: Not a directory"),
         (["--model", "base", "--skip", "convx"], "convx"),
         (["--model", "base", "--alpha", "1.5"], "alpha must be between 0 and 1"),
         (["--model", "base", "--budget", "1"], "--budget must be between 0 and 1 (exclusive), got"),
@@ -173,8 +182,17 @@ def test_networks_that_cannot_be_trained_on_the_images(compress, folder, model, 
     assert "epoch" not in done.out
 
 
-def test_a_folder_without_splits(compress, folder):
-    refused(compress("--data", folder / "train"), "has no folder train")
+@pytest.mark.usefixtures("interrupted")
+def test_a_folder_without_splits_and_a_network_that_hardly_gains(compress, folder):
+    """A fifth of the images is for testing; MobileNets have little that can be combined."""
+    pytest.importorskip("timm")
+    done = compress(
+        "--model", "timm:mobilenetv3_small_050", "--data", folder / "train", "--image-size", "32",
+        "--alpha", "0.5", "--epochs", "0", "--batch-size", "8", "--workers", "0",
+    )  # fmt: skip
+    assert done.code == 130, done.err
+    assert "32 training images" in done.out
+    assert re.search("little to gain here: this conversion saves 1?[0-9] % of the", done.out)
 
 
 def test_a_dataset_goes_before_a_folder_of_its_name(compress, digits_root, tmp_path, monkeypatch):
@@ -182,19 +200,20 @@ def test_a_dataset_goes_before_a_folder_of_its_name(compress, digits_root, tmp_p
     monkeypatch.chdir(tmp_path)
     places = ("--model", "base", "--data-root", digits_root, "--skip", "conv*")
     refused(compress(*places, "--data", "digits"), "no convolution of base can be converted")
-    refused(compress(*places, "--data", "./digits"), "digits has no folder train")
+    refused(compress(*places, "--data", "./digits"), "digits has 0 folder(s)")
 
 
 @pytest.mark.usefixtures("interrupted")
 def test_the_weights_are_there_before_the_measurements(compress, digits_root, tmp_path):
     """So that they outlive an interruption, which ends with a line."""
-    out = tmp_path / "folded.pt"
     done = compress(
         "--model", "base", "--data", "digits", "--data-root", digits_root, "--train-images", "32",
-        "--epochs", "0", "--out", out,
+        "--epochs", "0", "--out", tmp_path,
     )  # fmt: skip
     assert (done.code, done.err) == (130, "interrupted\n")
-    assert "conv1.weight" in torch.load(out, weights_only=True)
+    for name in ("folded", "factored"):
+        load_converted(build_model("base", Variant(), in_channels=1, classes=10),
+                       tmp_path / f"{name}.pt")  # fmt: skip
     assert done.out.count("plain, 0 epochs") == 1  # what was measured before
 
 

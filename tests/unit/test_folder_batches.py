@@ -152,3 +152,20 @@ def test_a_folder_of_training_images_alone(folder):
     (folder / "val").rmdir()
     with pytest.raises(UserError, match="neither test/ nor val/: add one$"):
         batches(folder)
+
+
+def test_without_splits_a_fifth_of_each_class_is_for_testing(folder):
+    for i in range(3, 10):
+        (folder / "train" / "cat" / f"{i}.png").write_bytes(
+            (folder / "train" / "cat" / "0.png").read_bytes()
+        )
+    found = [batches(folder / "train", seed=seed) for seed in (0, 1)]
+    tested = [[(images, labels) for images, labels in each.test()] for each in found]
+    labels = [torch.cat([labels for _, labels in each]).tolist() for each in tested]
+    assert labels == [[0, 0, 1], [0, 0, 1]]  # of ten cats and three dogs
+    assert torch.equal(tested[0][0][0], tested[1][0][0])  # whichever the seed
+    assert found[0].train_size == 10
+    for path in (folder / "train" / "dog").glob("[12].png"):
+        path.unlink()
+    with pytest.raises(UserError, match="dog has one image; expected one to train on and one to"):
+        batches(folder / "train")
