@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from linearconv.adapters import PaddedLinearConv2d, padding_of, unpadded
 from linearconv.layer import LinearConv2d, check_init, coefficient_count, split_filters
 from linearconv.plan import FORMS, Plan, plan
+from linearconv.regularizer import RegularizedConv2d
 from linearconv.replacements import fitted, initialised, rank_of, relative_error, saved_by_rank
 from linearconv.responses import as_images
 from linearconv.responses import recalibrate as recalibrate_batch_norms
@@ -135,10 +136,11 @@ def convert(
 ) -> Conversion:
     """Replace the convolutions of any model by LinearConv2d.
 
-    Replaced is each module whose type is exactly `torch.nn.Conv2d`, grouped and depth-wise ones
-    included. Shared modules stay shared; device, dtype, memory format, mode, forward and backward
-    hooks and `requires_grad` are kept. Converting a converted model changes nothing. The new
-    parameters are unknown to optimisers and to wrappers for distributed training: convert first.
+    Replaced is each module whose type is exactly `torch.nn.Conv2d` or `RegularizedConv2d`, grouped
+    and depth-wise ones included. Shared modules stay shared; device, dtype, memory format, mode,
+    forward and backward hooks and `requires_grad` are kept. Converting a converted model changes
+    nothing. The new parameters are unknown to optimisers and to wrappers for distributed training:
+    convert first.
 
     Args:
         model: any module. What is scripted in it is not converted.
@@ -376,7 +378,7 @@ def _unsuitable(conv: _ConvNd) -> str | None:
     """Why a convolution cannot be converted, or None."""
     if isinstance(conv, LinearConv2d):
         return "is a LinearConv2d"
-    subclass = type(conv) is not nn.Conv2d and not is_parametrized(conv)
+    subclass = type(conv) not in (nn.Conv2d, RegularizedConv2d) and not is_parametrized(conv)
     padded = padding_of(conv) is not None and set(conv._parameters) == {"weight", "bias"}
     if subclass and isinstance(conv, nn.Conv2d) and not padded:
         return f"is a subclass, {type(conv).__name__}, whose output may be something else"

@@ -12,6 +12,7 @@ from scripts.paper.figures.filters import (
     correlation_figures,
     filter_figures,
 )
+from scripts.paper.figures.redundancy import redundancy_figures
 from scripts.paper.results import Results
 
 __all__ = ["Figure", "all_figures"]
@@ -28,4 +29,5 @@ def all_figures(results: Results, metric: str) -> list[Figure]:
         *coefficient_figures(results),
         *curve_figures(results),
         *difference_figures(results),
+        *redundancy_figures(results),
     ]
