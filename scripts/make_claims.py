@@ -2,8 +2,8 @@
 
     python scripts/make_claims.py    # results/claims.{md,csv}; of other recipes results/claims/
 
-Also renews the accuracies and verdicts in README.md and results/README.md, if the results are the
-repository's own.
+Also renews the accuracies and verdicts in README.md, results/README.md and docs/your_network.md, if
+the results are the repository's own.
 The claims are in configs/claims.yaml. The output depends only on the files in results/. Damaged
 records are named and left out (--strict: exit code 1).
 """
@@ -25,10 +25,10 @@ from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.claims_text import Verdicts, claims_block, csv_text, judged, markdown
 from scripts.paper.options import add_strict, exit_code, read_and_name
-from scripts.paper.readme import renewed, results_block, results_blocks
+from scripts.paper.readme import from_scratch_block, renew, results_block, results_blocks
 from scripts.paper.results import RESULTS, Record, Results, recipes
 
-README = RESULTS.parent / "README.md"
+ROOT = RESULTS.parent
 
 
 def main() -> int:
@@ -53,7 +53,8 @@ def main() -> int:
             for kind in ("md", "csv"):
                 (args.results_dir / f"claims/{recipe}.{kind}").unlink(missing_ok=True)
         if args.results_dir.resolve() == RESULTS:
-            renew_readme(results, claims)
+            for page, blocks in pages(results, claims).items():
+                renew(page, blocks)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
@@ -67,13 +68,14 @@ def results_by_recipe(folder: Path, records: Sequence[Record]) -> dict[str, Resu
     return {name: results for name, results in found.items() if results.cells() or name == "paper"}
 
 
-def renew_readme(results: dict[str, Results], claims: dict[str, Verdicts]) -> None:
-    """Replace the generated blocks in README.md and results/README.md."""
-    blocks = {"results": results_block(results), "claims": claims_block(claims["paper"])}
-    for page, found in ((README, blocks), (RESULTS / "README.md", results_blocks(claims))):
-        text = renewed(page.read_text(), found)
-        with atomic_write(page) as file:
-            file.write(text.encode())
+def pages(results: dict[str, Results], claims: dict[str, Verdicts]) -> dict[Path, dict[str, str]]:
+    """The blocks of each page that is renewed."""
+    paper = claims["paper"]
+    return {
+        ROOT / "README.md": {"results": results_block(results), "claims": claims_block(paper)},
+        ROOT / "results" / "README.md": results_blocks(claims),
+        ROOT / "docs" / "your_network.md": {"from scratch": from_scratch_block(paper)},
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python scripts/make_studies.py     # results/studies.md, results/studies.csv
 
+Also renews what docs/your_network.md says of conversion, if the results are the repository's own.
 Reads configs/studies.yaml, the records of its runs in results/studies/runs/ and those of the tables
 in results/runs/, and prints the commands that train what is missing. Damaged records are named and
 left out (--strict: exit code 1).
@@ -23,9 +24,11 @@ from configs.cli import MISTAKE
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.claims_text import epochs_of
+from scripts.paper.conversion import conversion_blocks
 from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.judging import ENOUGH
 from scripts.paper.options import add_strict, exit_code, read_and_name
+from scripts.paper.readme import renew
 from scripts.paper.results import RESULTS
 from scripts.paper.studies import (
     SETTING,
@@ -36,6 +39,8 @@ from scripts.paper.studies import (
     run_lines,
     study_grid,
 )
+
+YOUR_NETWORK = RESULTS.parent / "docs" / "your_network.md"
 
 
 def main() -> int:
@@ -58,6 +63,8 @@ def main() -> int:
                 file.write(lines_csv(lines).encode())
         else:
             table.unlink(missing_ok=True)
+        if args.results_dir.resolve() == RESULTS:
+            renew(YOUR_NETWORK, conversion_blocks(args.results_dir, found))
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE

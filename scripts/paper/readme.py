@@ -1,12 +1,15 @@
-"""The generated blocks of README.md and results/README.md, and how they are replaced."""
+"""The generated blocks of pages, and how they are replaced."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from configs.experiments import Cell, all_cells
+from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
 from scripts.paper.claims import Finding
 from scripts.paper.claims_text import Verdicts
@@ -36,6 +39,14 @@ FIRST = (
 )
 """The claims of the first screen of results/README.md."""
 
+FROM_SCRATCH = (
+    "-L is better than -e",
+    "-Lr is better than -L",
+    "-Lr keeps the accuracy within half a point",
+    "-LRr keeps the accuracy within a point",
+)
+"""The claims that say which variant to train, for docs/your_network.md."""
+
 SHOWN = ("paper", "short")
 """The recipes whose runs results/README.md shows."""
 
@@ -44,7 +55,7 @@ THROUGH = (("L", "Conv"), ("Lr", "L"), ("L", "e"))
 
 
 def renewed(text: str, blocks: dict[str, str]) -> str:
-    """README's text with what is between `<!-- NAME -->` and `<!-- end of NAME -->` replaced.
+    """A page's text with what is between `<!-- NAME -->` and `<!-- end of NAME -->` replaced.
 
     Raises:
         UserError: a pair of markers is not there exactly once.
@@ -56,8 +67,15 @@ def renewed(text: str, blocks: dict[str, str]) -> str:
             rf"{re.escape(start)}.*?{re.escape(end)}", lambda _, new=new: new, text, flags=re.S
         )
         if count != 1:
-            raise UserError(f"a README must have the markers {start} and {end} once")
+            raise UserError(f"the page must have the markers {start} and {end} once")
     return text
+
+
+def renew(page: Path, blocks: dict[str, str]) -> None:
+    """Replace the blocks in a file; raises as `renewed`."""
+    text = renewed(page.read_text(), blocks)
+    with atomic_write(page) as file:
+        file.write(text.encode())
 
 
 def results_block(by_recipe: dict[str, Results]) -> str:
@@ -121,19 +139,24 @@ def known_block(found: Verdicts) -> str:
             "are of settled accuracies (the mean of the last 50 epochs), in points, with 95 % "
             "intervals; a verdict takes three seeds on each side.",
             "",
-            *markdown_grid(_known_grid(found)),
+            *markdown_grid(_known_grid(found, FIRST)),
             "",
             *_together(found),
         ]
     )
 
 
-def _known_grid(found: Verdicts) -> Grid:
+def from_scratch_block(found: Verdicts) -> str:
+    """What the records say of the variants that may be trained."""
+    return "\n".join(markdown_grid(_known_grid(found, FROM_SCRATCH)))
+
+
+def _known_grid(found: Verdicts, names: Sequence[str]) -> Grid:
     judgements = {judgement.claim.name: judgement for judgement in found.judgements}
     body = [
         [judgement.claim.name, finding.what, finding.n, finding.estimate, _paper(finding)]
         + [found.said(_short(finding))]
-        for name in FIRST
+        for name in names
         for judgement in [judgements[name]]
         for finding in judgement.run
     ]

@@ -27,9 +27,14 @@ VALUES = {"accuracy": "Test accuracy (%)", "kept": "Energy of the outputs kept (
 
 
 def read_redundancy(folder: Path) -> pd.DataFrame:
-    """The rows of scripts/redundancy.py in a results folder; none if it has not run."""
+    """The rows of scripts/redundancy.py in a results folder; none if it has not run.
+
+    `form` is empty in those of the networks themselves, `layer` where all are converted.
+    """
     path = folder / "redundancy.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run_id"])
+    if not path.exists():
+        return pd.DataFrame(columns=["run_id"])
+    return pd.read_csv(path).fillna({"form": "", "fitted_to": "", "layer": ""})
 
 
 def redundancy_figures(results: Results) -> list[Figure]:
@@ -49,8 +54,8 @@ def _means(measured: pd.DataFrame, results: Results, cell: Cell) -> pd.DataFrame
     rows = measured[measured.run_id.isin(runs)]
     if rows.empty:
         return rows
-    of_all = rows.layer.isna() & rows.budget.isna()
-    whole = rows[rows.form.isna()].assign(alpha=1.0, kept=1.0)
+    whole = rows[rows.form == ""].assign(alpha=1.0, kept=1.0)
+    of_all = (rows.layer == "") & rows.budget.isna()
     rows = rows[of_all & (rows.form == "linear") & (rows.fitted_to == "images")]
     found = pd.concat([rows, whole]).groupby("alpha")[["accuracy", "kept"]].mean()
     return found.assign(kept=100 * found.kept, n=len(whole))
