@@ -92,8 +92,9 @@ def measured(
     """A row for each network that is made of the weights of a checkpoint; the first: none."""
     identity = checkpoint["science"]
     spec = dataset_config(identity["dataset"]["name"])
+    limits = {key: identity["dataset"][key] for key in ("limit_train", "limit_test")}
     batches = ResidentBatches(
-        load_dataset(spec, data_root), spec, batch_size=64, eval_batch_size=500,
+        load_dataset(spec, data_root, **limits), spec, batch_size=64, eval_batch_size=500,
         seed=identity["seed"], device=device,
     )  # fmt: skip
     images = first_images(batches.train(0), WARM_START_IMAGES)
