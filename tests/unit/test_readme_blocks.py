@@ -1,12 +1,16 @@
 """The generated blocks of README.md, and the pages of the claims."""
 
+import pandas as pd
 import pytest
 
 from linearconv.errors import UserError
-from scripts.make_claims import README, results_by_recipe
-from scripts.paper.claims_text import claims_block, judged, markdown, read_frozen
+from scripts.make_claims import pages, results_by_recipe
+from scripts.make_studies import YOUR_NETWORK
+from scripts.paper.claims_text import judged, markdown, read_frozen
+from scripts.paper.conversion import conversion_blocks
 from scripts.paper.readme import renewed, results_block, results_blocks, windows_block
 from scripts.paper.results import RESULTS, Results, read_records
+from scripts.paper.studies import outcomes, read_studies
 
 pytestmark = pytest.mark.xdist_group("counts")
 
@@ -27,11 +31,28 @@ def test_the_claims_pages_are_those_of_the_committed_results(claims):
         assert page.read_text() == markdown(found)
 
 
-def test_the_readme_has_the_blocks_of_the_committed_results(results, claims):
-    blocks = {"results": results_block(results), "claims": claims_block(claims["paper"])}
-    for page, found in ((README, blocks), (RESULTS / "README.md", results_blocks(claims))):
+def test_the_pages_have_the_blocks_of_the_committed_results(results, claims):
+    blocks = pages(results, claims)
+    records = [*read_records(RESULTS).usable, *read_records(RESULTS / "studies").usable]
+    blocks[YOUR_NETWORK] |= conversion_blocks(RESULTS, outcomes(read_studies(), records))
+    for page, found in blocks.items():
         text = page.read_text()
         assert renewed(text, found) == text
+
+
+def test_what_is_left_of_the_published_network_is_as_measured():
+    """The tables of docs/your_network.md, read back, against the rows of the file."""
+    rows = pd.read_csv(RESULTS / "redundancy.csv", dtype=str, keep_default_na=False)
+    plain = rows[(rows.variant == "Conv") & (rows.dataset == "cifar10") & (rows.model == "base")]
+    text = YOUR_NETWORK.read_text()
+    for column, values in (("alpha", ["0.5", "0.75"]), ("budget", ["0.57", "0.7", "0.85"])):
+        for value in values:
+            same = plain[(plain[column] == value) & (plain.form == "linear") & (plain.layer == "")]
+            name = f"`alpha={value}`" if column == "alpha" else value
+            (line,) = (each for each in text.splitlines() if each.startswith(f"| {name} |"))
+            for fitted_to in same.fitted_to.unique():
+                accuracies = same[same.fitted_to == fitted_to].accuracy.astype(float)
+                assert f"{accuracies.mean():.2f} (n={len(accuracies)})" in line
 
 
 def test_the_block_shows_each_recipe_that_has_run(results):
