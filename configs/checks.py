@@ -69,10 +69,11 @@ def check_ready(config: TrainConfig | EvalConfig, *, device: bool = True) -> Non
     if baseline is None and path is None:
         return
     widths = config.variant.widths
+    share = Variant(widths=widths).width_factor
     _require(
-        baseline is not None or widths == "model",
-        f"baseline_checkpoint: a network with variant.widths={widths} has fewer filters than the "
-        "trained one; expected a variant with the widths of the model",
+        baseline is not None or share is not None and share <= 1,
+        f"baseline_checkpoint: a trained network has no filters for variant.widths={widths}; "
+        "expected the widths of the model, or a share of them as in variant.widths=x0.75",
     )
     baseline = baseline or name
     dataset = config.dataset.name

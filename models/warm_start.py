@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from linearconv import convert
+from linearconv.errors import UserError
+from models.narrow import without
 from models.registry import replaced_convs, widths_of
 from models.variants import Variant
 
@@ -12,15 +14,20 @@ from models.variants import Variant
 def start_from(
     model: nn.Module, trained: nn.Module, name: str, variant: Variant, images: Tensor
 ) -> None:
-    """Load the weights of a trained network, converted on images where the variant differs.
+    """Load the weights of a trained network: narrowed, and converted, as the variant is.
 
     Args:
-        model: built as the variant (`build_model`), with the architecture's own widths.
+        model: built as the variant (`build_model`).
         trained: the same architecture with plain convolutions; on the CPU.
         name: of the architecture.
         variant: of `model`.
         images: some hundreds of training images as the network gets them (see `convert`).
+
+    Raises:
+        UserError: the weights cannot be narrowed to the model's widths.
     """
+    if variant.width_factor != 1:
+        trained = without(trained, images, 1 - variant.width_factor)
     if variant.linear or variant.pair:
         convs = replaced_convs(name, widths_of(name, variant))
         trained = convert(
@@ -32,4 +39,7 @@ def start_from(
             warm_start=images,
             inplace=False,
         ).model
-    model.load_state_dict(trained.state_dict())
+    try:
+        model.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{name} cannot be narrowed to {variant.widths}: {error}") from None

@@ -37,7 +37,7 @@ from linearconv.engine.files import atomic_write
 from linearconv.engine.step import evaluate
 from linearconv.engine.weights import published_runs, read_weights, weights_path
 from linearconv.errors import UserError
-from scripts.compression.narrow import narrowed
+from models.narrow import narrowed
 from scripts.paper.results import RESULTS
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.75)

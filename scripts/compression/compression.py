@@ -31,8 +31,8 @@ from linearconv.engine.loop import (
 from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep, evaluate
 from linearconv.errors import UserError, first_line
+from models.narrow import narrowed
 from scripts.bench.timing import latency_ms
-from scripts.compression.narrow import narrowed
 from scripts.compression.rows import PEERS, Row, comparison, verdict
 
 SPEED = Speed(channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True)

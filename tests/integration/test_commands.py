@@ -368,7 +368,9 @@ def test_a_run_starts_from_a_trained_network(cli, small, tmp_path):
         outcome = cli(*base, "variant=L", f"baseline_checkpoint={wrong}")
         assert outcome.code == 2 and said in outcome.err
     outcome = cli(*base, "variant=e", f"baseline_checkpoint={published}")
-    assert outcome.code == 2 and "widths=matched has fewer filters" in outcome.err
+    assert outcome.code == 2 and "no filters for variant.widths=matched" in outcome.err
+    outcome = cli(*base, "variant=L", "variant.widths=x0.75", f"baseline_checkpoint={published}")
+    assert outcome.code == 0, outcome.err
 
 
 def test_runs_whose_hashes_begin_alike_are_told_apart(cli, small, tmp_path, monkeypatch):

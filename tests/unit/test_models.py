@@ -282,6 +282,21 @@ def test_variant_from_identity_ignores_what_does_not_apply():
     assert Variant.from_identity(identity) == R
 
 
+def test_a_network_starts_from_the_larger_filters_of_a_trained_one():
+    shape = {"in_channels": 3, "classes": 10}
+    torch.manual_seed(0)
+    variant = Variant(widths="x0.75")
+    trained, model = (build_model("base", v, **shape) for v in (Variant(), variant))
+    images = torch.randn(64, 3, 32, 32)
+    gone = [3, 7, 8, 15, 22, 23, 30, 31]
+    with torch.no_grad():
+        trained.conv1.weight[gone] = 0
+        trained.conv1.bias[gone] = 0
+    start_from(model, trained, "base", variant, images)
+    rest = [i for i in range(32) if i not in gone]
+    assert torch.equal(model.conv1.weight, trained.conv1.weight[rest])
+
+
 @pytest.mark.parametrize("variant", [Variant(linear=True), Variant(pair=True), Variant()])
 @pytest.mark.parametrize("channels", [3, 1])  # of one channel: 16 filters of 9 values
 def test_a_network_starts_from_a_trained_one(variant, channels):
