@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from omegaconf import OmegaConf
 
 from configs.compose import compose
 from configs.groups import CONFIG_DIR
-from configs.identity import Identity, identify
-from configs.naming import CUSTOM, recipe_name, run_id, variant_name
+from configs.identity import Identity, cell_key, identify
+from configs.naming import CUSTOM, recipe_name, run_id
 from configs.schema import TrainConfig
-from linearconv.engine.files import in_checkout
+from linearconv.engine.files import CHECKOUT, in_checkout
 from linearconv.errors import UserError
 from models import architecture
 
@@ -24,6 +25,9 @@ TABLES = (2, 3, 4, 5)
 
 RESULTS = "results"
 """The folder of the checkout in which the records are that fill cells."""
+
+CELLS = CHECKOUT / "results" / "paper" / "cells.csv"
+"""The cells of the tables under each recipe, with their keys; written by scripts/count.py."""
 
 TRIALS = "results/trials"
 """The folder of all other records; ignored by git."""
@@ -91,33 +95,42 @@ def all_cells() -> tuple[Cell, ...]:
     return tuple(dict.fromkeys(cell for table in TABLES for cell in table_cells(table)))
 
 
-def cell_of(identity: Identity) -> Cell | None:
-    """The cell that a run would fill with one of the recipes, if it overrode nothing.
-
-    None if there is no such cell, or if the layout of the identity is unknown.
-    """
-    try:
-        variant = identity["variant"]
-        if not isinstance(identity["seed"], int):
-            return None
-        cell = Cell(
-            identity["model"]["name"],
-            variant_name(variant),
-            identity["dataset"]["name"],
-            variant["alpha"] if variant["linear"] or variant["widths"] == "matched" else None,
-        )
-    except (KeyError, TypeError):
+def filled_cell(identity: Identity, recipe: str) -> Cell | None:
+    """The cell of a recipe's tables that a run fills, or None."""
+    cell, seed = cells_by_key(recipe).get(cell_key(identity)), identity.get("seed")
+    if cell is None or not isinstance(seed, int):
         return None
-    return cell if cell in all_cells() else None
+    if architecture(cell.model).baseline is None:
+        return cell if identity.get("baseline") is None else None
+    (run,) = cell_runs(cell, recipe=recipe, seeds=[seed])
+    return cell if run.identity == identity else None
 
 
 def fills_cell(identity: Identity) -> bool:
     """Whether a run fills a cell of the tables, with whichever recipe."""
-    cell, recipe = cell_of(identity), recipe_name(identity)
-    if cell is None or recipe == CUSTOM:
-        return False
-    (run,) = cell_runs(cell, recipe=recipe, seeds=[identity["seed"]])
-    return run.identity == identity
+    recipe = recipe_name(identity)
+    return recipe != CUSTOM and filled_cell(identity, recipe) is not None
+
+
+@cache
+def cells_by_key(recipe: str) -> dict[str, Cell]:
+    """The cells of all tables by the `cell_key` of their runs.
+
+    They are read from `CELLS`; what it lacks, recipes and cells of one's own, is computed.
+    """
+    found = {}
+    with CELLS.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["recipe"] == recipe:
+                alpha = float(row["alpha"]) if row["alpha"] else None
+                cell = Cell(row["model"], row["variant"], row["dataset"], alpha)
+                found[cell] = row["cell_key"]
+    return {found.get(cell) or key_of(cell, recipe): cell for cell in all_cells()}
+
+
+def key_of(cell: Cell, recipe: str) -> str:
+    """The `cell_key` of a cell's runs."""
+    return cell_key(identify(compose(cell.overrides(recipe, 0))))
 
 
 def results_dir(config: TrainConfig, identity: Identity) -> Path:

@@ -35,6 +35,11 @@ def identity_hash(identity: Identity) -> str:
     return value_sha256(identity)
 
 
+def cell_key(identity: Identity) -> str:
+    """Hash of an identity without its seed and baseline: equal for the runs of one cell."""
+    return value_sha256({k: v for k, v in identity.items() if k not in ("seed", "baseline")})[:16]
+
+
 def identify(
     config: TrainConfig, *, digest: str | None = None, baseline: str | None = None
 ) -> Identity:

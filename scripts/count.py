@@ -3,6 +3,7 @@
     python scripts/count.py                          # Tables 2-5, here and in the paper
     python scripts/count.py --format json
     python scripts/count.py model=vgg11 variant=LRr  # a table of that network's layers
+    python scripts/count.py --write                  # results/paper/{counts,cells}.csv
 
 "FLOPs" are in the paper's convention. MACs are exact multiply-adds of one image's forward pass; in
 training, generating the weights counts once per batch of the recipe.
@@ -20,18 +21,23 @@ import json
 import sys
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from configs import compose
 from configs.cli import MISTAKE
+from configs.experiments import CELLS, all_cells, key_of
 from configs.schema import TrainConfig
 from linearconv import LinearConv2d
 from linearconv.complexity import count_macs_by_phase, count_parameters, layer_table, paper_flops
 from linearconv.engine.artifacts import primary_count
+from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
-from scripts.paper.counts import INPUT, counts, network
+from scripts.paper.counting import INPUT, count, network
+from scripts.paper.counts import FILE, Key, counts
 from scripts.paper.printed import PaperRow, paper_rows, printed
 from scripts.paper.quirks import QUIRKS
+from scripts.paper.results import recipes
 
 
 def main() -> int:
@@ -41,9 +47,15 @@ def main() -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train.py")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--write", action="store_true", help="count anew, into the files")
     args = parser.parse_args()
     try:
-        if args.overrides:
+        if args.write:
+            for path, lines in ((FILE, counted()), (CELLS, cells())):
+                with atomic_write(path) as file:
+                    file.write(pd.DataFrame(lines).to_csv(index=False).encode())
+                print(path)
+        elif args.overrides:
             config = compose(args.overrides)
             print(json.dumps(summary(config)) if args.format == "json" else summary_text(config))
         else:
@@ -53,6 +65,27 @@ def main() -> int:
         print(error, file=sys.stderr)
         return MISTAKE
     return 0
+
+
+def counted() -> list[dict[str, Any]]:
+    """The lines of results/paper/counts.csv: the networks of the tables and of their cells."""
+    keys: dict[Key, None] = {}
+    for row in paper_rows():
+        cell = row.cell(next(iter(row.accuracies)))  # where the default alpha is None
+        keys[cell.model, cell.variant, cell.alpha] = None
+    keys |= {(cell.model, cell.variant, cell.alpha): None for cell in all_cells()}
+    return [count(key).as_row(key) for key in keys]
+
+
+def cells() -> list[dict[str, Any]]:
+    """The lines of results/paper/cells.csv: the cells of the tables under each recipe."""
+    return [
+        vars(cell)
+        | {"alpha": "" if cell.alpha is None else f"{cell.alpha:g}", "recipe": recipe}
+        | {"cell_key": key_of(cell, recipe)}
+        for recipe in recipes()
+        for cell in all_cells()
+    ]
 
 
 def table_rows() -> list[dict[str, Any]]:

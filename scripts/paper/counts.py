@@ -1,24 +1,30 @@
-"""This project's counts for the networks of the paper's tables."""
+"""This project's counts for the networks of the paper's tables, from results/paper/counts.csv."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-import torch
-from torch import nn
+import pandas as pd
 
-from configs import TrainConfig, compose, identify
-from linearconv import LinearConv2d, fuse
-from linearconv.complexity import count_macs_by_phase, count_parameters, paper_flops
-from linearconv.regularizer import regularized_filters
-from linearconv.theory import correlation_loss_bound
-from models import Variant, build_model
-from scripts.paper.quirks import ROW_QUIRKS, quirky_flops
+from configs import TrainConfig
+from scripts.paper.printed import PRINTED
 
-INPUT = (3, 32, 32)
-"""(C, H, W): the paper counts for CIFAR-10 images and 10 classes."""
+FILE = PRINTED.with_name("counts.csv")
+
+CHANNELS = (1, 3)
+"""Those of the datasets' images: few of them leave the first layer's filters few dimensions."""
+
+MACS = (
+    ("train", "generate"),
+    ("train", "factored"),
+    ("inference", "fused"),
+    ("inference", "factored"),
+)
+
+Key = tuple[str, str, float | None]
+"""Model, variant and alpha; None: the default, or no alpha."""
 
 
 @dataclass(frozen=True)
@@ -29,88 +35,83 @@ class Counts:
         params: number of learnable parameters.
         flops: operations in the paper's convention, including the quirks of the paper's row.
         flops_without_quirks: the same for the network as it is trained here.
+        flops_inference: the same for the fused network.
         quirks: names of the quirks (`scripts.paper.quirks`).
         macs: exact multiply-adds of the forward pass by (phase, execution); in training,
             generating the weights counts once per batch of the paper's recipe.
+        reducing_1x1: share of 1x1 layers that condition (2) holds in; NaN without such layers.
+        correlation_bounds: lower bound of the correlation loss by the channels of the images.
+        filter_sizes: number of values in a filter by the layer's name.
     """
 
     params: int
     flops: int
     flops_without_quirks: int
+    flops_inference: int
     quirks: tuple[str, ...]
     macs: dict[tuple[str, str], float]
+    reducing_1x1: float
+    correlation_bounds: dict[int, float]
+    filter_sizes: dict[str, int]
+
+    def as_row(self, key: Key) -> dict[str, Any]:
+        """The line of the file."""
+        model, variant, alpha = key
+        return {
+            "model": model,
+            "variant": variant,
+            "alpha": "" if alpha is None else f"{alpha:g}",
+            "params": self.params,
+            "flops": self.flops,
+            "flops_without_quirks": self.flops_without_quirks,
+            "flops_inference": self.flops_inference,
+            "quirks": " ".join(self.quirks),
+            **{"_".join(("macs", *how)): repr(self.macs[how]) for how in MACS},
+            "reducing_1x1": repr(self.reducing_1x1),
+            **{f"bound_{n}": repr(float(self.correlation_bounds[n])) for n in CHANNELS},
+            "filter_sizes": " ".join(f"{name}={size}" for name, size in self.filter_sizes.items()),
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, str]) -> Counts:
+        """The counts of a line of the file."""
+        sizes = (each.rpartition("=") for each in row["filter_sizes"].split())
+        return cls(
+            *(int(row[name]) for name in ("params", "flops", "flops_without_quirks")),
+            flops_inference=int(row["flops_inference"]),
+            quirks=tuple(row["quirks"].split()),
+            macs={how: _number(row["_".join(("macs", *how))]) for how in MACS},
+            reducing_1x1=float(row["reducing_1x1"]),
+            correlation_bounds={n: float(row[f"bound_{n}"]) for n in CHANNELS},
+            filter_sizes={name: int(size) for name, _, size in sizes},
+        )
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)
 
 
 @cache
 def counts(model: str, variant: str, alpha: float | None = None) -> Counts:
-    """Count the network of a row.
+    """The counts of a network; one that is not in the file, as of a cell of one's own, is counted.
 
     Raises:
         UserError: unknown network.
     """
-    config = _config(model, variant, alpha)
-    net, quirks = network(config, INPUT[0], 10), ROW_QUIRKS.get((model, variant), ())
-    flops = paper_flops(net, INPUT)
-    macs = count_macs_by_phase(net, INPUT, batch_size=config.recipe.batch_size)
-    return Counts(
-        params=count_parameters(net),
-        flops=quirky_flops(net, INPUT, quirks) if quirks else flops,
-        flops_without_quirks=flops,
-        quirks=quirks,
-        macs={(phase, how): count for phase in macs for how, count in macs[phase].items()},
-    )
+    key = model, variant, None if alpha == TrainConfig.alpha else alpha
+    found = _read().get(key)
+    if found is not None:
+        return found
+    from scripts.paper.counting import count  # which builds networks
+
+    return count(key)
 
 
 @cache
-def inference_flops(model: str, variant: str, alpha: float | None = None) -> int:
-    """FLOPs, in the paper's convention, of the fused network of a row."""
-    net = network(_config(model, variant, alpha), INPUT[0], 10)
-    return paper_flops(fuse(net), INPUT)
-
-
-def _config(model: str, variant: str, alpha: float | None) -> TrainConfig:
-    overrides = [f"model={model}", f"variant={variant}"]
-    return compose(overrides if alpha is None else [*overrides, f"alpha={alpha}"])
-
-
-def network(config: TrainConfig, channels: int, classes: int) -> nn.Module:
-    """The network of a config, on the meta device."""
-    variant = Variant.from_identity(identify(config)["variant"])
-    with torch.device("meta"):
-        return build_model(config.model.name, variant, in_channels=channels, classes=classes)
-
-
-@cache
-def correlation_bound(model: str, variant: str, channels: int) -> float:
-    """Lower bound of a network's correlation loss: the sum over its regularised layers.
-
-    Args:
-        model: its model.
-        variant: its variant, with the default alpha.
-        channels: of the images, since few of them leave the first layer's filters few dimensions.
-    """
-    net = network(_config(model, variant, None), channels, 10)
-    filters = (weight.shape for _, weight in regularized_filters(net))
-    return sum(correlation_loss_bound(n, math.prod(size)) for n, *size in filters)
-
-
-@cache
-def reducing_1x1(model: str, variant: str, alpha: float | None = None) -> float:
-    """The share of 1x1 layers without groups that condition (2) holds in; NaN without such layers.
-
-    Where it holds, a LinearConv layer has no more parameters than the convolution it replaces.
-    """
-    net = network(_config(model, variant, alpha), INPUT[0], 10)
-    holds = [
-        layer.primary.shape[0] <= layer.in_channels
-        for layer in net.modules()
-        if isinstance(layer, LinearConv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    ]
-    return sum(holds) / len(holds) if holds else math.nan
-
-
-@cache
-def filter_size(model: str, variant: str, alpha: float | None, layer: str) -> int:
-    """Number of values in a filter of a layer."""
-    conv = network(_config(model, variant, alpha), INPUT[0], 10).get_submodule(layer)
-    return conv.weight[0].numel()
+def _read() -> dict[Key, Counts]:
+    rows = pd.read_csv(FILE, dtype=str, keep_default_na=False).to_dict("records")
+    return {
+        (row["model"], row["variant"], float(row["alpha"]) if row["alpha"] else None):
+            Counts.from_row(row)
+        for row in rows
+    }  # fmt: skip

@@ -19,7 +19,7 @@ from linearconv.theory import correlation_loss_bound
 from models import architecture
 from scripts.paper.artifacts import Layer, if_readable, read_layers
 from scripts.paper.claims import DECIDED, Claim, Finding, Judgement, Network, read_rules
-from scripts.paper.counts import counts, filter_size, inference_flops, reducing_1x1
+from scripts.paper.counts import counts
 from scripts.paper.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
 from scripts.paper.results import METRICS, Results
 from scripts.paper.speeds import measured
@@ -352,7 +352,7 @@ def _layer(
     runs: int,
 ) -> Finding:
     """What one layer of the runs says."""
-    size, values = filter_size(*row.network, name), []
+    size, values = counts(*row.network).filter_sizes[name], []
     for run_id, layer in found.items():
         if layer.primary < 2 or np.isnan(layer.correlations).any():
             raise UserError(f"{run_id}: the correlations of {name} cannot be judged")
@@ -497,11 +497,11 @@ COUNTS: dict[str, Callable[[Network], float]] = {
     "params_reduction": lambda network: -_against_conv(network, _params),
     "flops_increase": lambda network: _against_conv(network, _flops),
     "inference_increase": lambda network: abs(
-        _against_conv(network, lambda each: inference_flops(*each))
+        _against_conv(network, lambda each: counts(*each).flops_inference)
     ),
     "cumulative_params": lambda network: _cumulated(network, _params),
     "cumulative_flops": lambda network: _cumulated(network, _flops),
-    "reducing_1x1": lambda network: reducing_1x1(*network),
+    "reducing_1x1": lambda network: counts(*network).reducing_1x1,
 }
 """By the name in configs/claims.yaml; reductions and increases are fractions of the baseline."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from configs import TrainConfig, experiments, identify
-from configs.experiments import Cell, all_cells, cell_of, cell_runs
+from configs.experiments import Cell, all_cells, filled_cell
 from configs.groups import group_names
 from configs.identity import identity_hash
 from configs.naming import differences, nearest_recipe, variant_name
@@ -342,22 +342,9 @@ class Results:
 
 def _fill(records: list[Record], recipe: str) -> dict[Cell, dict[int, Record]]:
     """The records of each cell: only those whose identity is that of the cell's run."""
-    claims: dict[Cell, list[Record]] = {}
+    filled: dict[Cell, dict[int, Record]] = {}
     for record in records:
-        cell = cell_of(record["science"])
+        cell = filled_cell(record["science"], recipe)
         if cell is not None:
-            claims.setdefault(cell, []).append(record)
-    filled = {}
-    for cell, claiming in claims.items():
-        # The claimed cell only determines which runs a record is compared with.
-        seeds = sorted({record["science"]["seed"] for record in claiming})
-        runs = cell_runs(cell, recipe=recipe, seeds=seeds)
-        found = {
-            run.seed: record
-            for run in runs
-            for record in claiming
-            if record["science"] == run.identity
-        }
-        if found:
-            filled[cell] = found
-    return filled
+            filled.setdefault(cell, {})[record["science"]["seed"]] = record
+    return {cell: dict(sorted(seeds.items())) for cell, seeds in filled.items()}

@@ -8,7 +8,7 @@ from decimal import Decimal
 from configs import TrainConfig
 from models import architecture
 from scripts.paper.comparison import Accuracy, accuracy
-from scripts.paper.counts import Counts, counts, inference_flops
+from scripts.paper.counts import Counts, counts
 from scripts.paper.printed import PaperRow, change, paper_rows, printed
 from scripts.paper.quirks import QUIRKS
 from scripts.paper.results import Results
@@ -74,7 +74,7 @@ class Row:
     def flops_inference(self) -> Decimal | None:
         """FLOPs of inference in billions; None if the paper gives none."""
         like = self.printed.flops_inference_b
-        return None if like is None else printed(inference_flops(*self.printed.network), 1e9, like)
+        return None if like is None else printed(self.counts.flops_inference, 1e9, like)
 
     def _count(self, name: str, column: str, unit: float, remark: str = "") -> Count:
         paper, exact = getattr(self.printed, column), getattr(self.counts, name)

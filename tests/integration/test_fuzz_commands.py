@@ -211,7 +211,6 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-@pytest.mark.xdist_group("counts")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_random_command_lines_of_scripts(script, elsewhere, name):
     call_randomly(script, elsewhere, name, range(8))

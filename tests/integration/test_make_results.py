@@ -23,9 +23,6 @@ from scripts.paper.results import Results, load_runs, read_records
 from tests.conftest import REPOSITORY
 from tests.records import add_artifacts, add_runs, save_record
 
-# In one worker, which counts the networks of the tables once.
-pytestmark = pytest.mark.xdist_group("counts")
-
 CIFAR = "cifar10"
 SVG, PDF = b"<?xml", b"%PDF"
 

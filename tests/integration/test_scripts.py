@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from configs.experiments import CELLS, all_cells, cells_by_key, key_of
 from scripts.command import exit_with
+from scripts.count import counted
+from scripts.paper.counts import FILE
+from scripts.paper.results import recipes
 from tests.conftest import REPOSITORY
-
-# In one worker, which counts the networks of the tables once.
-pytestmark = pytest.mark.xdist_group("counts")
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -224,3 +226,23 @@ def test_only_the_pipe_of_the_output_may_break(capfd):
 
     with pytest.raises(BrokenPipeError, match="of a worker"):
         exit_with(broken)
+
+
+def test_the_committed_counts_are_those_of_the_networks():
+    """`python scripts/count.py --write` renews them."""
+    written = pd.read_csv(FILE, dtype=str, keep_default_na=False).to_dict("records")
+    assert written == [{k: str(v) for k, v in line.items()} for line in counted()]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [name if name == "paper" else pytest.param(name, marks=pytest.mark.long) for name in recipes()],
+)
+def test_the_committed_keys_are_those_of_the_cells(recipe):
+    """`python scripts/count.py --write` renews them."""
+    keys = {key_of(cell, recipe): cell for cell in all_cells()}
+    assert len(keys) == len(all_cells())
+    with CELLS.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["recipe"] == recipe]
+    assert [row["cell_key"] for row in rows] == list(keys)
+    assert cells_by_key(recipe) == keys

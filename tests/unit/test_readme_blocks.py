@@ -12,8 +12,6 @@ from scripts.paper.readme import renewed, results_block, results_blocks, windows
 from scripts.paper.results import RESULTS, Results, read_records
 from scripts.paper.studies import outcomes, read_studies
 
-pytestmark = pytest.mark.xdist_group("counts")
-
 
 @pytest.fixture(scope="module")
 def results():

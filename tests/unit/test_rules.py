@@ -4,15 +4,10 @@ import datetime
 import hashlib
 import re
 
-import pytest
-
 from scripts.paper.claims_text import read_frozen
 from scripts.paper.judging import Evidence, groups, judge
 from scripts.paper.results import RESULTS, Results, read_records
 from tests.conftest import REPOSITORY
-
-# In one worker, which counts the networks of the tables once.
-pytestmark = pytest.mark.xdist_group("counts")
 
 
 def test_the_rules_have_not_changed_since_they_were_frozen():

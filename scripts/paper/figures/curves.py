@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from configs import dataset_config
 from configs.experiments import Cell, all_cells
-from scripts.paper.counts import correlation_bound
+from scripts.paper.counts import counts
 from scripts.paper.figures.base import (
     COLORS,
     MARKERS,
@@ -53,7 +53,9 @@ def _curve_figure(results: Results, dataset: str, model: str, cells: list[Cell])
     records = {cell.variant: list(results.records(cell).values()) for cell in cells}
     channels = dataset_config(dataset).channels
     curves = {
-        variant: [_curve(record, correlation_bound(model, variant, channels)) for record in found]
+        variant: [
+            _curve(record, counts(model, variant).correlation_bounds[channels]) for record in found
+        ]
         for variant, found in records.items()
         if found
     }
