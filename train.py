@@ -26,7 +26,7 @@ from configs import TrainConfig, identify, run_id, variant_name
 from configs.cli import FAILED, OUT_OF_TIME, Score, Unfinished, run_main
 from configs.experiments import results_dir
 from configs.identity import Identity
-from configs.naming import differences
+from configs.naming import differences, nearest_recipe
 from configs.schema import PATH_KEYS
 from data import DATA, SIZE, WARM_START_IMAGES, Batches, DatasetFile, first_images
 from linearconv import LinearConv2d, set_execution
@@ -54,7 +54,7 @@ from linearconv.engine.weights import read_weights
 from linearconv.errors import UserError, first_line
 from linearconv.replacements import saved_by_rank
 from models import Variant, architecture, build_model
-from models.warm_start import start_from
+from models.from_trained import start_from
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ DEFAULT_THREADS = torch.get_num_threads()
 
 def train(config: TrainConfig, overrides: list[str]) -> Score:
     """Train one config and write its record; see `configs.cli.Job`."""
-    baseline = read_baseline(config)
     file = DatasetFile(config.dataset, Path(config.dataset.root))
+    baseline = read_baseline(config, file)
     identity = identify(config, digest=file.digest, baseline=baseline and baseline["run_id"])
     results = results_dir(config, identity)
     checkpoints, logs = Path(config.checkpoint_dir), Path(config.log_dir)
@@ -146,7 +146,7 @@ def out_of_memory(config: TrainConfig, error: torch.cuda.OutOfMemoryError) -> st
     )
 
 
-def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
+def read_baseline(config: TrainConfig, file: DatasetFile) -> dict[str, Any] | None:
     """The checkpoint of the trained network that the model starts from, or None.
 
     The identity names the run alone, so that it must be clear which of its weights are meant: those
@@ -168,11 +168,17 @@ def read_baseline(config: TrainConfig) -> dict[str, Any] | None:
             f"of a finished {expected[0]}-Conv trained on {expected[2]}, got "
             f"{checkpoint['run_id']}, epoch {checkpoint['epoch']}"
         )
-    classes = found["dataset"]["classes"]
-    if classes != config.dataset.classes:
+    theirs, ours = (
+        science["dataset"] | {"val_fraction": science["recipe"]["val_fraction"]}
+        for science in (found, identify(config, digest=file.digest))
+    )
+    # Its training images must not be test or validation images of this run.
+    unlike = [key for key in ours if theirs.get(key) != ours[key]]
+    if unlike:
+        named = "; ".join(f"{key} {theirs.get(key)} instead of {ours[key]}" for key in unlike)
         raise UserError(
-            f"baseline_checkpoint={config.baseline_checkpoint} was trained on {classes} classes of "
-            f"{actual[2]}, which has {config.dataset.classes} now: train a baseline on it"
+            f"baseline_checkpoint={config.baseline_checkpoint} was trained on other images "
+            f"({named}): train a baseline on those of this run"
         )
     return checkpoint
 
@@ -192,6 +198,8 @@ def run(
     print(f"{paths.run_id} on {device}", flush=True)
     if paths.record.is_absolute():  # not below the working directory, as in the checkout
         print(f"record: {paths.record}", flush=True)
+    if baseline is None and nearest_recipe(identity)[0] == "finetune":
+        log.warning("recipe=finetune without a baseline_checkpoint: the network starts untrained")
     if identity["regularizer"] and config.regularizer.every > len(batches.sizes):
         log.warning(
             "the correlation loss is never added: it is due in every %dth step of an epoch, and an "
@@ -202,7 +210,7 @@ def run(
         )
 
     def build() -> torch.nn.Module:
-        model = initial_model(config, identity, batches, baseline)
+        model = initial_model(config, identity, baseline, batches)
         check_outputs(model, config)
         if "rank" in differences(identity):  # not the paper's
             warn_of_rank(model, config.variant.rank)
@@ -287,9 +295,12 @@ def portable_override(override: str) -> str:
 
 
 def initial_model(
-    config: TrainConfig, identity: Identity, batches: Batches, baseline: dict[str, Any] | None
+    config: TrainConfig,
+    identity: Identity,
+    baseline: dict[str, Any] | None = None,
+    batches: Batches | None = None,
 ) -> torch.nn.Module:
-    """The network with the run's initial weights, on the CPU."""
+    """The network with the run's initial weights, on the CPU; `batches` are for a baseline."""
     name, variant = config.model.name, Variant.from_identity(identity["variant"])
     shape = {"in_channels": config.dataset.channels, "classes": config.dataset.classes}
     with seeded("init", config.seed):

@@ -71,9 +71,8 @@ def check_ready(config: TrainConfig | EvalConfig, *, device: bool = True) -> Non
     widths = config.variant.widths
     share = Variant(widths=widths).width_factor
     _require(
-        baseline is not None or share is not None and share <= 1,
-        f"baseline_checkpoint: a trained network has no filters for variant.widths={widths}; "
-        "expected the widths of the model, or a share of them as in variant.widths=x0.75",
+        baseline is not None or share is None or share <= 1,
+        f"baseline_checkpoint: a trained network has no filters for variant.widths={widths}",
     )
     baseline = baseline or name
     dataset = config.dataset.name
@@ -82,7 +81,11 @@ def check_ready(config: TrainConfig | EvalConfig, *, device: bool = True) -> Non
     how = (
         f"train one with `python train.py model={baseline} variant=Conv "
         f"dataset={dataset}` and give baseline_checkpoint=checkpoints/<run_id>/"
-        + ("best.pt" if architecture(name).baseline else "epoch-NNNN.pt, the last")
+        + (
+            "best.pt"
+            if architecture(name).baseline
+            else "epoch-NNNN.pt, the last, or results/weights/<run_id>.safetensors"
+        )
     )
     _require(path is not None, f"model={name} starts from a trained {baseline}: {how}")
     _require(Path(path).is_file(), f"baseline_checkpoint={path} not found: {how}")

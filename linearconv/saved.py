@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from linearconv.convert import convert, named_modules_of
 from linearconv.layer import LinearConv2d
@@ -18,9 +19,14 @@ def save_converted(model: nn.Module, file: File) -> None:
     """Write a network's weights, and which layers are LinearConv2d, for `load_converted`.
 
     Args:
-        model: the network, or what `deploy` made of it.
+        model: the network, or what `deploy` made of it; low-rank pairs are not known to the file.
         file: a path or an open file; it is read without executing code (`weights_only=True`).
+
+    Raises:
+        ValueError: the network is wrapped, so that its names are not those of the network.
     """
+    if isinstance(model, (nn.DataParallel, DistributedDataParallel)) or hasattr(model, "_orig_mod"):
+        raise ValueError(f"save the network itself, not its {type(model).__name__}")
     layers = {
         names[0]: {
             "alpha": len(layer.primary) / layer.out_channels,
@@ -43,11 +49,17 @@ def load_converted(model: nn.Module, file: File) -> nn.Module:
         The converted network, on the device of `model`.
 
     Raises:
-        ValueError: the file was not written by `save_converted`, or the network has no convolution
-            of one of the names.
+        OSError: the file cannot be read.
+        ValueError: it was not written by `save_converted`, or the network has no convolution of one
+            of the names.
         RuntimeError: the weights do not fit.
     """
-    saved = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many types for files that are not its own
+        raise ValueError(f"{file} was not written by linearconv.save_converted") from error
     if not isinstance(saved, dict) or set(saved) != {"layers", "state_dict"}:
         raise ValueError(f"{file} was not written by linearconv.save_converted")
     layers = saved["layers"]

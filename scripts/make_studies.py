@@ -29,7 +29,7 @@ from scripts.paper.formats import lines_csv, markdown_grid
 from scripts.paper.judging import ENOUGH
 from scripts.paper.options import add_strict, exit_code, read_and_name
 from scripts.paper.readme import renew
-from scripts.paper.results import RESULTS
+from scripts.paper.results import RESULTS, Results
 from scripts.paper.studies import (
     SETTING,
     Outcome,
@@ -64,7 +64,8 @@ def main() -> int:
         else:
             table.unlink(missing_ok=True)
         if args.results_dir.resolve() == RESULTS:
-            renew(YOUR_NETWORK, conversion_blocks(args.results_dir, found))
+            paper = Results(args.results_dir, "paper", records.usable)
+            renew(YOUR_NETWORK, conversion_blocks(paper, found))
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return MISTAKE
@@ -94,7 +95,10 @@ def page(found: Sequence[Outcome]) -> str:
         "",
     ]
     for outcome in found:
-        study, noise = outcome.study, noise_of(found, outcome.study.recipe, "settled")
+        study = outcome.study
+        used = dict.fromkeys(arm.recipe for arm in study.arms)
+        noises = {recipe: noise_of(found, recipe, "settled") for recipe in used}
+        noise = noises.get(study.recipe)
         parts += [f"## {study.name[0].upper()}{study.name[1:]}", "", study.question, ""]
         said = f"`recipe={study.recipe}`, {epochs_of(study.recipe)} epochs."
         if not any(outcome.runs.values()):
@@ -102,7 +106,7 @@ def page(found: Sequence[Outcome]) -> str:
             continue
         if noise is not None:
             said += f" Noise of a run: {noise.sigma:.2f} points ({noise.freedom} df)."
-        parts += [said, "", *markdown_grid(study_grid(outcome, noise)), ""]
+        parts += [said, "", *markdown_grid(study_grid(outcome, noises)), ""]
     commands = missing(found)
     if commands:
         parts += ["## To train what is missing", "", "```bash", *commands, "```", ""]

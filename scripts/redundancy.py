@@ -6,7 +6,7 @@
 The weights of a run's last epoch are folded into plain convolutions, and these are converted in
 closed form (`linearconv.convert`, fitted to training images) to some shares of their filters. Of
 plain convolutions also for a budget, for single layers, fitted to the weights alone, as the
-low-rank pair, and with the filters of least norm removed instead. Writes the test accuracies to
+low-rank pair, and with filters removed instead (`models.pruning`). Writes the test accuracies to
 results/redundancy.csv; what is there already is not measured again, unless the run is named.
 """
 
@@ -37,7 +37,7 @@ from linearconv.engine.files import atomic_write
 from linearconv.engine.step import evaluate
 from linearconv.engine.weights import published_runs, read_weights, weights_path
 from linearconv.errors import UserError
-from models.narrow import narrowed
+from models.pruning import pruned_to
 from scripts.paper.results import RESULTS
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.75)
@@ -46,7 +46,7 @@ BUDGETS = (0.57, 0.7, 0.85)
 """Of the parameters, for plain ones; 0.57 is what half the filters in every layer come to."""
 
 Case = dict[str, Any]
-"""`form` (linear, pair or narrowed), `fitted_to` (images or weights), and `alpha` or `budget`;
+"""`form` (linear, pair or pruned), `fitted_to` (images or weights), and `alpha` or `budget`;
 `layer` if it is one alone."""
 
 
@@ -65,10 +65,9 @@ def main() -> int:
         device = resolve_device(args.device)
         known = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else None
         done = set() if known is None else set(known.run_id)
-        for run in args.run or published_runs(args.results_dir):
+        for run in args.run or sorted(set(published_runs(args.results_dir)) - done):
             checkpoint = read_weights(weights_path(args.results_dir, run), "last")
-            wanted = args.run or recipe_name(checkpoint["science"]) == "paper" and run not in done
-            if not wanted:
+            if not args.run and recipe_name(checkpoint["science"]) != "paper":
                 continue
             rows = measured(checkpoint, args.data_root, device)
             others = [] if known is None else [known[known.run_id != run]]
@@ -143,7 +142,7 @@ def cases(network: nn.Module, variant: str) -> list[Case]:
         found += [
             {"form": form, "fitted_to": "images", "budget": budget} for form in ("linear", "pair")
         ]
-        found.append({"form": "narrowed", "budget": budget})
+        found.append({"form": "pruned", "budget": budget})
     return found
 
 
@@ -158,16 +157,16 @@ def make(
     layer: str | None = None,
 ) -> tuple[nn.Module, float | None]:
     """The network that a case describes, and the mean share of its layers' outputs that is kept."""
-    if form == "narrowed":
+    if form == "pruned":
         whole = sum(parameter.numel() for parameter in network.parameters())
-        return narrowed(network, images, int(budget * whole)).eval(), None
+        return pruned_to(network, images, int(budget * whole)).eval(), None
     if budget is not None:
         size: dict[str, Any] = {"budget": budget}
     else:
         convs = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
         widths = {n: m.out_channels for n, m in convs.items() if layer in (None, n)}
         # The nearest share, since the widths of variant e are any numbers.
-        size = {"alpha": {n: round(alpha * width) / width for n, width in widths.items()}}
+        size = {"alpha": {n: max(1, round(alpha * width)) / width for n, width in widths.items()}}
     report = convert(
         network,
         **size,

@@ -85,20 +85,17 @@ def check_output(option: str, path: Path) -> None:
 
 
 def check_output_folder(option: str, path: Path) -> None:
-    """Make a folder for results, before anything is computed.
+    """Check, before anything is computed, that a folder for results is there or can be made.
 
     Args:
         option: the option that names the folder, for the message.
         path: the folder.
 
     Raises:
-        UserError: it is a file, or cannot be made or written to.
+        UserError: it, or what it would be in, is a file or cannot be written to.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UserError(f"{option}: {path} is a file; expected the name of a folder") from None
-    except OSError as error:
-        raise UserError(f"{option}: {path} cannot be made: {error.strerror}") from None
-    if not os.access(path, os.W_OK):
-        raise UserError(f"{option}: {path} cannot be written to")
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise UserError(f"{option}: {there} is a file; expected the name of a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{option}: {there} cannot be written to")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from linearconv.table import aligned
 
-PEERS = ("low-rank pair", "narrowed")
+PEERS = ("low-rank pair", "pruned")
 """What a converted network is compared with."""
 
 
@@ -54,6 +54,7 @@ def verdict(rows: list[Row]) -> list[str]:
         f"{plain.accuracy - converted.accuracy:.1f} points of accuracy"
     )
     for name in PEERS:
-        if name in named:
-            text += f"; {name} of the same size: {plain.accuracy - named[name].accuracy:.1f}"
+        if peer := named.get(name):
+            saved = 100 * (1 - peer.parameters / plain.parameters)
+            text += f"; {name}: {saved:.0f} % for {plain.accuracy - peer.accuracy:.1f}"
     return [f"{text} (against the plain network, trained for as long)"]

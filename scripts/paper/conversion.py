@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from scripts.paper.figures.redundancy import read_redundancy
+from configs.experiments import Cell
+from linearconv.errors import UserError
 from scripts.paper.formats import markdown_grid
+from scripts.paper.results import Results, read_redundancy
 from scripts.paper.studies import Outcome
 from scripts.paper.text import Grid, mean_text
 
 STUDY = "compress or train"
 """The study of configs/studies.yaml whose networks are fine-tuned or trained from scratch."""
+
+NETWORK = Cell("base", "Conv", "cifar10")
+"""The trained network whose conversions are shown."""
 
 BY_ALPHA = {
     "`warm_start=True`": ("linear", "weights"),
@@ -22,22 +26,31 @@ BY_ALPHA = {
 BY_BUDGET = {
     "LinearConv": ("linear", "images"),
     "low-rank pair": ("pair", "images"),
-    "fewer filters": ("narrowed", ""),
+    "fewer filters": ("pruned", ""),
 }
 """The columns of the two tables, by the `form` and what it was `fitted_to` of their networks."""
 
 
-def conversion_blocks(folder: Path, found: Sequence[Outcome]) -> dict[str, str]:
+def conversion_blocks(results: Results, found: Sequence[Outcome]) -> dict[str, str]:
     """The blocks, by name.
 
     Args:
-        folder: with the rows of scripts/redundancy.py.
+        results: of the paper's recipe, with the rows of scripts/redundancy.py.
         found: the studies.
+
+    Raises:
+        UserError: the network was not measured, or there is no such study.
     """
-    measured = read_redundancy(folder)
-    network = {"dataset": "cifar10", "model": "base", "variant": "Conv"}
-    rows = measured[(measured[list(network)] == pd.Series(network)).all(axis=1)]
-    (study,) = (outcome for outcome in found if outcome.study.name == STUDY)
+    measured = read_redundancy(results.folder)
+    runs = [record["run_id"] for record in results.records(NETWORK).values()]
+    rows = measured[measured.run_id.isin(runs)]
+    if rows.empty:
+        raise UserError(
+            f"{results.folder}/redundancy.csv lacks Base-Conv: run scripts/redundancy.py"
+        )
+    study = next((outcome for outcome in found if outcome.study.name == STUDY), None)
+    if study is None:
+        raise UserError(f"configs/studies.yaml has no study {STUDY!r}, of docs/your_network.md")
     return {
         "by alpha": "\n".join([*markdown_grid(_alpha_grid(rows)), "", _conditions(rows)]),
         "by budget": "\n".join(markdown_grid(_budget_grid(rows))),
@@ -51,6 +64,7 @@ def _alpha_grid(rows: pd.DataFrame) -> Grid:
     body = []
     for size in sizes[["alpha", "layer"]].drop_duplicates().itertuples():
         same = rows[(rows.alpha == size.alpha) & (rows.layer == size.layer)]
+        same = same[same.form == "linear"]
         where = f", `{size.layer}` alone" if size.layer else ""
         cells = [_accuracies(same, *column) for column in BY_ALPHA.values()]
         body.append([f"`alpha={size.alpha:g}`{where}", f"{same.parameters.iloc[0]:,.0f}", *cells])
@@ -71,7 +85,7 @@ def _accuracies(rows: pd.DataFrame, form: str, fitted_to: str, *, size: bool = F
     """The mean test accuracy, and with `size` how many parameters the network has."""
     rows = rows[(rows.form == form) & (rows.fitted_to == fitted_to)]
     text = mean_text(list(rows.accuracy))
-    return f"{text}, {rows.parameters.iloc[0]:,.0f}" if size and len(rows) else text
+    return f"{text}, {rows.parameters.mean():,.0f}" if size and len(rows) else text
 
 
 def _conditions(rows: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from configs.naming import differences, variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError, did_you_mean
+from models import architecture, model_names
 from scripts.paper.figures.base import Figure, seeds
 from scripts.paper.figures.curves import draw_mean
 from scripts.paper.results import Record, runs_frame, test_accuracy
@@ -97,7 +98,8 @@ def networks(records: Sequence[Record]) -> list[Network]:
     for record in records:
         identity = dict(record["science"])
         kept = {k: v for k, v in identity.items() if k != "seed"}
-        kept["baseline"] = identity["baseline"] is not None  # each seed may have its own
+        if _is_system(identity["model"]["name"]):  # of which each seed has its own
+            del kept["baseline"]
         groups.setdefault(canonical_json(kept), []).append(record)
     found = []
     for group in groups.values():
@@ -113,6 +115,11 @@ def networks(records: Sequence[Record]) -> list[Network]:
             )
         )
     return sorted(found, key=lambda network: (network.setting, network.name))
+
+
+def _is_system(model: str) -> bool:
+    """Whether a model starts from another one's trained network; records may outlive models."""
+    return model in model_names() and architecture(model).baseline is not None
 
 
 def networks_grid(found: Sequence[Network], against: str, metric: str) -> Grid:

@@ -278,6 +278,17 @@ def _frame_row(record: Record) -> dict[str, Any]:
     }
 
 
+def read_redundancy(folder: Path) -> pd.DataFrame:
+    """The rows of scripts/redundancy.py in a results folder; none if it has not run.
+
+    `form` is empty in those of the networks themselves, `layer` where all are converted.
+    """
+    path = folder / "redundancy.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=["run_id"])
+    return pd.read_csv(path).fillna({"form": "", "fitted_to": "", "layer": ""})
+
+
 def trained_on(record: Record) -> dict[str, str]:
     """The device and the version of torch; of a run that was moved, all in their order."""
     starts = record["provenance"]

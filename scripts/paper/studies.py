@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +88,12 @@ def _study(
     found = [_arm(**{"recipe": recipe} | arm) for arm in arms]
     names = {arm.name for arm in found}
     for arm in found:
+        for word in arm.run:
+            if word.startswith("baseline_checkpoint=") and not word.endswith(".safetensors"):
+                raise UserError(
+                    f"configs/studies.yaml: {name}: {word}; expected published weights, "
+                    "results/weights/<run_id>.safetensors, whose name is that of their run"
+                )
         if arm.against and arm.against not in names:
             raise UserError(
                 f"configs/studies.yaml: {name}: {arm.name} is against {arm.against!r}; expected "
@@ -143,12 +149,12 @@ def noise_of(found: Sequence[Outcome], recipe: str, metric: str) -> Noise | None
     return pooled_noise(groups.values())
 
 
-def study_grid(outcome: Outcome, noise: Noise | None) -> Grid:
+def study_grid(outcome: Outcome, noises: Mapping[str, Noise | None]) -> Grid:
     """A row for each arm.
 
     Args:
         outcome: the study.
-        noise: of the settled accuracy.
+        noises: of the settled accuracy, by recipe.
     """
     header = ["Network", "Parameters", *(f"{metric} (%)" for metric in METRICS)]
     header += ["Difference of the settled accuracy (points)"]
@@ -157,8 +163,8 @@ def study_grid(outcome: Outcome, noise: Noise | None) -> Grid:
         runs = outcome.runs[arm.name]
         row = [arm.name, f"{runs[0]['params']:,}" if runs else ""]
         row += [mean_text(outcome.accuracies(arm.name, metric)) for metric in METRICS]
-        row.append(f"from {arm.against}: {_difference(outcome, arm, noise)}" if arm.against else "")
-        body.append(row)
+        apart = arm.against and _difference(outcome, arm, noises[arm.recipe])
+        body.append([*row, apart and f"from {arm.against}: {apart}"])
     return Grid(header, body)
 
 

@@ -344,10 +344,10 @@ def test_comparison_systems_train_and_basis_needs_its_baseline(cli, places, tmp_
     outcome = cli("train", *LRR, *places, *TINY, f"baseline_checkpoint={baseline}/best.pt")
     assert outcome.code == 2 and "finished base-Conv trained on digits" in outcome.err
     outcome = cli(*basis, f"baseline_checkpoint={baseline}/best.pt", "dataset.classes=11")
-    assert outcome.code == 2 and "was trained on 10 classes of digits, which has 11" in outcome.err
+    assert outcome.code == 2 and "(classes 10 instead of 11): train a baseline" in outcome.err
 
 
-def test_a_run_starts_from_a_trained_network(cli, small, tmp_path):
+def test_a_run_starts_from_a_trained_network(cli, small, tmp_path, caplog):
     """From published weights or the last checkpoint, but no other; its record says from which."""
     base = ("train", "model=base", *small, "recipe.epochs=2")
     assert cli(*base, "variant=Conv").code == 0
@@ -367,10 +367,18 @@ def test_a_run_starts_from_a_trained_network(cli, small, tmp_path):
     for wrong, said in ((earlier, "epoch 1"), (tmp_path / "none.pt", "not found")):
         outcome = cli(*base, "variant=L", f"baseline_checkpoint={wrong}")
         assert outcome.code == 2 and said in outcome.err
-    outcome = cli(*base, "variant=e", f"baseline_checkpoint={published}")
-    assert outcome.code == 2 and "no filters for variant.widths=matched" in outcome.err
-    outcome = cli(*base, "variant=L", "variant.widths=x0.75", f"baseline_checkpoint={published}")
-    assert outcome.code == 0, outcome.err
+    wider = cli(*base, "variant=Conv", "variant.widths=x2", f"baseline_checkpoint={published}")
+    assert wider.code == 2 and "no filters for variant.widths=x2" in wider.err
+    for other, said in (("recipe.val_fraction=0.25", "val_fraction 0.0 instead of 0.25"),
+                        ("dataset.limit_train=100", "limit_train 192 instead of 100")):  # fmt: skip
+        outcome = cli(*base, "variant=L", other, f"baseline_checkpoint={published}")
+        assert outcome.code == 2 and said in outcome.err
+    for narrower in (["variant=e"], ["variant=L", "variant.widths=x0.75"]):
+        outcome = cli(*base, *narrower, f"baseline_checkpoint={published}")
+        assert outcome.code == 0, outcome.err
+    scratch = ("train", "model=base", "variant=Conv", *small)
+    assert cli(*scratch, "recipe=finetune").code == 0
+    assert "the network starts untrained" in caplog.text
 
 
 def test_runs_whose_hashes_begin_alike_are_told_apart(cli, small, tmp_path, monkeypatch):

@@ -4,9 +4,10 @@ import csv
 
 import pytest
 
-from configs.experiments import Cell
+from configs import compose, identify, run_id
+from configs.experiments import Cell, Run
 from scripts.paper.statistics import difference, pooled_noise
-from tests.records import add_runs
+from tests.records import add_runs, make_record, save_record
 
 OURS, PLAIN = [(86, 85), (88, 86), (87, 84)], [(87, 88), (88, 89), (89, 90)]
 
@@ -89,3 +90,18 @@ def test_several_folders_and_damaged_records(script, results, tmp_path):
     assert found.code == 0 and "damaged.json" in found.err
     assert rows(found.out)["cifar10-base-r"][2:] == ["80.00 (n=1)", "0", "-9.00 [-12.21, -5.79]"]
     assert script(*both, "--strict").code == 1
+
+
+def test_runs_from_two_trained_networks_are_two_networks(script, tmp_path):
+    """Of the comparison system Basis, which has a baseline for each seed, they are seeds of one."""
+    for baseline in ("cifar10-base-Conv-s0-00000000", "cifar10-base-Conv-s1-11111111"):
+        config = compose(["model=base", "variant=L", "dataset=cifar10", "recipe=finetune"])
+        identity = identify(config, baseline=baseline)
+        run = Run(Cell("base", "L", "cifar10"), 0, (), identity, run_id(identity))
+        save_record(tmp_path, make_record(run, 88.0, 87.0))
+    add_runs(tmp_path, Cell("vgg11_basis", "Conv", "cifar10"), OURS)
+    table = rows(script("compare", "--results-dir", tmp_path).out)
+    assert table["cifar10-base-L-finetune-from-00000000"][3] == "0"
+    assert table["cifar10-base-L-finetune-from-11111111"][3] == "0"
+    assert [name for name, row in table.items() if row[3] == "0, 1, 2"]
+    assert len(table) == 3

@@ -44,7 +44,7 @@ def test_all_networks_and_once(script, results, digits_root):
     plain = rows[rows.variant == "Conv"]
     for budget in (0.57, 0.7, 0.85):
         same = plain[plain.budget == budget]
-        assert sorted(same.form) == ["linear", "narrowed", "pair"]
+        assert sorted(same.form) == ["linear", "pair", "pruned"]
         assert (same.parameters <= budget * 399_050).all()
     of_one = plain[plain.layer == "conv4"]
     assert len(of_one) == 4 and of_one.parameters.nunique() == 2

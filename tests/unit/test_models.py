@@ -1,6 +1,7 @@
 """The architectures as variants: parameters, widths, and alphas they cannot be built with."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from linearconv.complexity import count_parameters
 from linearconv.engine.seeding import seeded
 from linearconv.errors import UserError
 from models import Variant, architecture, build_model, model_names, registry
+from models.from_trained import start_from
+from models.pruning import pruned
 from models.registry import widths_of
 from models.vgg11_basis import BasisConv2d, decompose
 from models.vgg11_octconv import OctaveConv
-from models.warm_start import start_from
 
 CONV, R, E = Variant(), Variant(regularized=True), Variant(widths="matched")
 L, LRR = Variant(linear=True), Variant(linear=True, regularized=True, rank=10)
@@ -282,19 +284,30 @@ def test_variant_from_identity_ignores_what_does_not_apply():
     assert Variant.from_identity(identity) == R
 
 
-def test_a_network_starts_from_the_larger_filters_of_a_trained_one():
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("base", "x0.7"), ("base", "matched"), ("resnet18", "x0.6"), ("mobilenetv2", "x0.75")],
+)
+def test_a_network_with_fewer_filters_starts_from_a_trained_one(name, widths):
     shape = {"in_channels": 3, "classes": 10}
     torch.manual_seed(0)
-    variant = Variant(widths="x0.75")
-    trained, model = (build_model("base", v, **shape) for v in (Variant(), variant))
-    images = torch.randn(64, 3, 32, 32)
-    gone = [3, 7, 8, 15, 22, 23, 30, 31]
+    variant = Variant(widths=widths)
+    trained, model = (build_model(name, v, **shape) for v in (Variant(), variant))
+    first = next(m for m in trained.modules() if isinstance(m, nn.Conv2d))
     with torch.no_grad():
-        trained.conv1.weight[gone] = 0
-        trained.conv1.bias[gone] = 0
-    start_from(model, trained, "base", variant, images)
-    rest = [i for i in range(32) if i not in gone]
-    assert torch.equal(model.conv1.weight, trained.conv1.weight[rest])
+        first.weight[::2] *= 1e-3  # which are the first to go
+    start_from(model, trained, name, variant, torch.randn(2, 3, 32, 32))
+    kept = next(m for m in model.modules() if isinstance(m, nn.Conv2d)).weight
+    assert all((first.weight == each).flatten(1).all(dim=1).any() for each in kept)
+    large = kept.flatten(1).norm(dim=1) > first.weight.flatten(1).norm(dim=1).median()
+    assert large.sum() == min(len(kept), len(first.weight) // 2)
+
+
+def test_without_torch_pruning_that_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    network = build_model("base", Variant(), in_channels=3, classes=10)
+    with pytest.raises(ValueError, match="pip install torch-pruning"):
+        pruned(network, torch.randn(2, 3, 32, 32), 0.5)
 
 
 @pytest.mark.parametrize("variant", [Variant(linear=True), Variant(pair=True), Variant()])

@@ -32,7 +32,7 @@ def test_the_claims_pages_are_those_of_the_committed_results(claims):
 def test_the_pages_have_the_blocks_of_the_committed_results(results, claims):
     blocks = pages(results, claims)
     records = [*read_records(RESULTS).usable, *read_records(RESULTS / "studies").usable]
-    blocks[YOUR_NETWORK] |= conversion_blocks(RESULTS, outcomes(read_studies(), records))
+    blocks[YOUR_NETWORK] |= conversion_blocks(results["paper"], outcomes(read_studies(), records))
     for page, found in blocks.items():
         text = page.read_text()
         assert renewed(text, found) == text

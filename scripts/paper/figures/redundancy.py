@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
@@ -21,20 +19,9 @@ from scripts.paper.figures.base import (
 )
 from scripts.paper.figures.curves import cells_by_network
 from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Results
+from scripts.paper.results import Results, read_redundancy
 
 VALUES = {"accuracy": "Test accuracy (%)", "kept": "Energy of the outputs kept (%)"}
-
-
-def read_redundancy(folder: Path) -> pd.DataFrame:
-    """The rows of scripts/redundancy.py in a results folder; none if it has not run.
-
-    `form` is empty in those of the networks themselves, `layer` where all are converted.
-    """
-    path = folder / "redundancy.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=["run_id"])
-    return pd.read_csv(path).fillna({"form": "", "fitted_to": "", "layer": ""})
 
 
 def redundancy_figures(results: Results) -> list[Figure]:
