@@ -72,17 +72,11 @@ certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar 
 
 .PHONY: tables
 tables: setup  ## regenerate tables, claims, figures, learning rates and studies from the records
-	@for recipe in paper short; do \
-		$(RUN) scripts/make_tables.py --strict --recipe $$recipe && \
-		$(RUN) scripts/make_figures.py --strict --recipe $$recipe || exit 1; \
-	done
-	@$(RUN) scripts/make_claims.py --strict
-	@$(RUN) scripts/choose_lr.py --strict
-	@$(RUN) scripts/make_studies.py --strict
+	@$(RUN) scripts/report.py --strict tables figures claims learning_rates studies
 
 .PHONY: report
-report: tables  ## one page with all results: results/report.html
-	@$(RUN) scripts/make_report.py --strict
+report: setup  ## the same, and one page with all results: results/report.html
+	@$(RUN) scripts/report.py --strict
 
 .PHONY: clean
 clean:  ## remove the environments and the output of the demo; keep results and checkpoints

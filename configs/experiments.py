@@ -112,22 +112,28 @@ def fills_cell(identity: Identity) -> bool:
     return recipe != CUSTOM and filled_cell(identity, recipe) is not None
 
 
-@cache
 def cells_by_key(recipe: str) -> dict[str, Cell]:
     """The cells of all tables by the `cell_key` of their runs.
 
     They are read from `CELLS`; what it lacks, recipes and cells of one's own, is computed.
     """
+    known = _known_keys()
+    return {known.get((cell, recipe)) or key_of(cell, recipe): cell for cell in all_cells()}
+
+
+@cache
+def _known_keys() -> dict[tuple[Cell, str], str]:
+    """The keys in `CELLS`, by cell and recipe."""
     found = {}
     with CELLS.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row["recipe"] == recipe:
-                alpha = float(row["alpha"]) if row["alpha"] else None
-                cell = Cell(row["model"], row["variant"], row["dataset"], alpha)
-                found[cell] = row["cell_key"]
-    return {found.get(cell) or key_of(cell, recipe): cell for cell in all_cells()}
+            alpha = float(row["alpha"]) if row["alpha"] else None
+            cell = Cell(row["model"], row["variant"], row["dataset"], alpha)
+            found[cell, row["recipe"]] = row["cell_key"]
+    return found
 
 
+@cache
 def key_of(cell: Cell, recipe: str) -> str:
     """The `cell_key` of a cell's runs."""
     return cell_key(identify(compose(cell.overrides(recipe, 0))))

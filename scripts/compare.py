@@ -22,7 +22,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from configs.cli import MISTAKE
+from configs.cli import FAILED, MISTAKE
 from linearconv.engine.files import atomic_write, check_output
 from linearconv.errors import UserError
 from scripts.paper.formats import lines_csv, markdown_grid
@@ -34,8 +34,7 @@ from scripts.paper.networks import (
     networks_grid,
     run_lines,
 )
-from scripts.paper.options import add_strict, exit_code, read_and_name
-from scripts.paper.results import METRICS, RESULTS, TRIALS
+from scripts.paper.results import METRICS, RESULTS, TRIALS, read_records
 
 FIGURES = (".svg", ".pdf")
 
@@ -53,7 +52,7 @@ def main() -> int:
     )
     parser.add_argument("--csv", type=Path, help="write the runs here")
     parser.add_argument("--figure", type=Path, help="draw their curves here, as .svg or .pdf")
-    add_strict(parser)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a record is damaged")
     args = parser.parse_intermixed_args()
     try:
         if args.figure is not None and args.figure.suffix not in FIGURES:
@@ -61,7 +60,9 @@ def main() -> int:
         for option in ("csv", "figure"):
             if (path := getattr(args, option)) is not None:
                 check_output(f"--{option}", path)
-        records = read_and_name(*_folders(args.results_dir))
+        records = read_records(*_folders(args.results_dir))
+        for note in records.damaged:
+            print(note, file=sys.stderr)
         found = networks(chosen(records.usable, args.runs))
         grid = networks_grid(found, args.against, args.metric)
         if args.csv is not None:
@@ -75,7 +76,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return MISTAKE
     print("\n".join(markdown_grid(grid)))
-    return exit_code(args, records)
+    return FAILED if args.strict and records.damaged else 0
 
 
 def _folders(given: list[Path] | None) -> list[Path]:

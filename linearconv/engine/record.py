@@ -1,7 +1,6 @@
 """The record of a finished run: one JSON file, written once, which can tell if it was changed.
 
-It holds its own sha256, and those of the files that the run leaves beside it. Records of layout 1
-have neither; they are read as they are, and scripts/seal.py brings them to layout 2.
+It holds its own sha256, and those of the files that the run leaves beside it.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from linearconv.errors import UserError
 
 SCHEMA = 2
 """Version of the record's layout."""
-
-UNSEALED = 1
-"""The layout without digests."""
 
 SEAL = "sha256"
 """The key of a record's own digest, over its canonical JSON without this key."""
@@ -141,7 +137,7 @@ def _unsealed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; what it says is what was written.
+    """Read a record and verify its digest.
 
     Raises:
         UserError: it is missing, was changed after it was written, or is not a record.
@@ -152,16 +148,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UserError(f"record {path} not found") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"record {path} is not readable ({error}); {RESTORE}") from None
-    if not isinstance(record, dict) or record.get("schema") not in (UNSEALED, SCHEMA):
-        raise UserError(f"{path} is not a record of layout {UNSEALED} or {SCHEMA}; {RESTORE}")
-    if is_sealed(record) and not _seal_holds(record):
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise UserError(f"{path} is not a record of layout {SCHEMA}; {RESTORE}")
+    if not _seal_holds(record):
         raise UserError(f"{path} was changed after it was written (its sha256 differs); {RESTORE}")
     return record
-
-
-def is_sealed(record: dict[str, Any]) -> bool:
-    """Whether a record has, or should have, a digest."""
-    return record["schema"] != UNSEALED or SEAL in record
 
 
 def _seal_holds(record: dict[str, Any]) -> bool:
@@ -169,7 +160,7 @@ def _seal_holds(record: dict[str, Any]) -> bool:
         found = value_sha256(_unsealed(record))
     except ValueError:  # NaN, which is never written
         return False
-    return record["schema"] == SCHEMA and found == record.get(SEAL)
+    return found == record.get(SEAL)
 
 
 def file_digests(*paths: Path) -> dict[str, str]:

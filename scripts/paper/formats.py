@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -179,3 +179,7 @@ def _latex_cell(cell: str | Entry) -> str:
 def _stack(lines: Sequence[str]) -> str:
     stacked = r" \\ ".join(map(_tex, lines))
     return stacked if len(lines) == 1 else rf"\stacked{{{stacked}}}"
+
+
+TABLES: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": csv_text, "tex": latex}
+"""The formats of a table by the endings of its files."""

@@ -14,6 +14,7 @@ from configs import compose
 from configs.experiments import Cell, all_cells
 from models import architecture
 from scripts.paper.figures.base import SINGLE, Figure, seeds
+from scripts.paper.formats import markdown_grid
 from scripts.paper.printed import DATASETS, MODELS
 from scripts.paper.results import Record, records_of, trained_on
 from scripts.paper.text import Grid, mean_text
@@ -118,6 +119,37 @@ def choices_grid(found: Sequence[Choice]) -> Grid:
         row = [MODELS[choice.model], epochs, *accuracies, f"{choice.configured:g}", choice.verdict]
         body.append(row)
     return Grid([*header, "configured", "verdict"], body)
+
+
+def markdown(found: Sequence[Choice]) -> str:
+    """The page."""
+    return "\n".join(
+        [
+            "# Learning rates",
+            "",
+            "The paper trains with 1e-3 or 1e-4 and does not say which network has which. Here the "
+            "rates are compared at 30 epochs on a tenth of the training images, held out; the test "
+            "images take no part. Where that takes too long, a third of the epochs decides "
+            f"meanwhile, with the decays in proportion (add `{' '.join(THIRD)}`). The plain "
+            "network (Conv) decides for all variants, so that none is tuned more than another; the "
+            f"last epoch counts, not the best. The better rate must lead by {MARGIN:g} points, or "
+            "the choice is undecided. A short recipe favours the higher rate, so this says little "
+            "of the lower one at 250 epochs.",
+            "",
+            *markdown_grid(choices_grid(found)),
+            "",
+            "Devices and versions: `choices.csv`. Curves (dotted: training): `curves.svg` and "
+            "`data/curves.csv`."
+            if any(choice.runs for choice in found)
+            else "No run yet; devices, versions and curves appear here with the first.",
+            "",
+            "```bash",
+            command([choice.model for choice in found]),
+            "python scripts/report.py learning_rates",
+            "```",
+            "",
+        ]
+    )
 
 
 def choice_lines(found: Sequence[Choice]) -> list[dict[str, Any]]:

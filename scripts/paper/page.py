@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from scripts.paper.claims_text import (
     evidence_grid,
     frozen_lines,
     heading,
-    judged,
     noise_grid,
 )
 from scripts.paper.comparison import CLOSE
@@ -27,7 +26,7 @@ from scripts.paper.figures import Figure, all_figures
 from scripts.paper.figures.base import DOUBLE, SINGLE
 from scripts.paper.image_by_image import NOTE, comparisons_grid
 from scripts.paper.readme import results_grid
-from scripts.paper.results import Record, Results, recipes
+from scripts.paper.results import Record, Results
 from scripts.paper.speeds import Benchmarks
 from scripts.paper.tables import Table, tables
 from scripts.paper.text import (
@@ -73,27 +72,23 @@ class Section:
         return {verdict: found.count(verdict) for verdict in dict.fromkeys(found)}
 
 
-def read_sections(
-    folder: Path, records: list[Record], metric: str, benchmarks: Benchmarks
+def sections_of(
+    claims: Iterable[Verdicts], metric: str, benchmarks: Benchmarks
 ) -> tuple[list[Section], list[Record]]:
-    """A section for each recipe that has runs, and the records that fill no cell of any recipe.
-
-    The paper's recipe always has a section: the first one, or the last one if it has no runs.
-    """
-    sections, unused = [], {record["run_id"]: record for record in records}
-    by_recipe = [Results(folder, recipe, records) for recipe in recipes()]
-    for results in by_recipe:
-        left = {record["run_id"] for record in results.unused}
-        unused = {run_id: record for run_id, record in unused.items() if run_id in left}
-        if results.cells() or results.recipe == "paper":
-            found, figures = tables(results, metric, benchmarks), all_figures(results, metric)
-            verdicts = judged(results, by_recipe)
-            sections.append(Section(results.recipe, results, found, figures, verdicts))
-    return sorted(sections, key=lambda section: not section.runs), list(unused.values())
+    """A section for each recipe, those without runs last, and the records that fill no cell."""
+    sections, left = [], None
+    for verdicts in claims:
+        results = verdicts.evidence.results
+        found, figures = tables(results, metric, benchmarks), all_figures(results, metric)
+        sections.append(Section(results.recipe, results, found, figures, verdicts))
+        unused = {record["run_id"]: record for record in results.unused}
+        left = unused if left is None else {k: v for k, v in left.items() if k in unused}
+    return sorted(sections, key=lambda section: not section.runs), list((left or {}).values())
 
 
-def render(sections: Sequence[Section], unused: Sequence[Record], metric: str) -> str:
-    """Render the page as HTML."""
+def render(claims: Iterable[Verdicts], metric: str, benchmarks: Benchmarks) -> str:
+    """The page as HTML, with a section for each recipe whose claims were judged."""
+    sections, unused = sections_of(claims, metric, benchmarks)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

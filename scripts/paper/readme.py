@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.experiments import Cell, all_cells
-from linearconv.engine.files import atomic_write
+from linearconv.engine.files import CHECKOUT, atomic_write
 from linearconv.errors import UserError
 from scripts.paper.claims import Finding
-from scripts.paper.claims_text import Verdicts
+from scripts.paper.claims_text import Verdicts, claims_block
 from scripts.paper.comparison import Accuracy
 from scripts.paper.figures.base import seeds
 from scripts.paper.figures.curves import cells_by_network
@@ -245,3 +245,15 @@ def results_blocks(claims: dict[str, Verdicts]) -> dict[str, str]:
     }
     shown = [recipe for recipe in SHOWN if recipe in claims]
     return blocks | {f"runs of {recipe}": runs_block(claims[recipe]) for recipe in shown}
+
+
+def claims_pages(
+    results: dict[str, Results], claims: dict[str, Verdicts]
+) -> dict[Path, dict[str, str]]:
+    """The blocks of each page that is renewed."""
+    paper = claims["paper"]
+    return {
+        CHECKOUT / "README.md": {"results": results_block(results), "claims": claims_block(paper)},
+        CHECKOUT / "results" / "README.md": results_blocks(claims),
+        CHECKOUT / "docs" / "your_network.md": {"from scratch": from_scratch_block(paper)},
+    }

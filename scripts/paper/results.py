@@ -17,7 +17,7 @@ from configs.groups import group_names
 from configs.identity import identity_hash
 from configs.naming import differences, nearest_recipe, variant_name
 from linearconv.engine.files import CHECKOUT
-from linearconv.engine.record import is_sealed, read_record
+from linearconv.engine.record import read_record
 from linearconv.errors import UserError
 from scripts.paper.artifacts import damage
 from scripts.paper.statistics import settled
@@ -75,18 +75,6 @@ class Records:
 
     usable: list[Record]
     damaged: list[str]
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of these records, a line each."""
-        older = [record["run_id"] for record in self.usable if not is_sealed(record)]
-        if not older:
-            return self.damaged
-        return [
-            *self.damaged,
-            f"{len(older)} older records have no digest that protects them, `python "
-            f"scripts/seal.py` adds it: {listed(older)}",
-        ]
 
 
 def read_records(*folders: Path) -> Records:

@@ -11,6 +11,9 @@ from omegaconf import OmegaConf
 from configs import compose
 from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
+from scripts.paper.claims_text import epochs_of
+from scripts.paper.formats import markdown_grid
+from scripts.paper.judging import ENOUGH
 from scripts.paper.results import METRICS, Record, records_of, test_accuracy, trained_on
 from scripts.paper.statistics import Noise, difference, pooled_noise
 from scripts.paper.text import Grid, mean_text
@@ -193,3 +196,40 @@ def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
         for arm in outcome.study.arms
         for record in outcome.runs[arm.name]
     ]
+
+
+def missing(found: Sequence[Outcome]) -> list[str]:
+    """The commands of the arms that lack seeds, each once."""
+    return list(dict.fromkeys(command for outcome in found for command in outcome.missing))
+
+
+def markdown(found: Sequence[Outcome]) -> str:
+    """The page."""
+    parts = [
+        "# Studies",
+        "",
+        f"Questions that the paper's tables do not answer: `{' '.join(SETTING)}`. Differences are "
+        "of the settled accuracy (the mean of the last fifth of the epochs), in points, with the "
+        "95 % interval that the spread of all networks with the same recipe over their seeds gives "
+        "(between two recipes: Welch's, of the two networks alone); with fewer than "
+        f"{ENOUGH} seeds on a side they decide nothing. Each run, with device and version, is in "
+        "`studies.csv`.",
+        "",
+    ]
+    for outcome in found:
+        study = outcome.study
+        used = dict.fromkeys(arm.recipe for arm in study.arms)
+        noises = {recipe: noise_of(found, recipe, "settled") for recipe in used}
+        noise = noises.get(study.recipe)
+        parts += [f"## {study.name[0].upper()}{study.name[1:]}", "", study.question, ""]
+        said = f"`recipe={study.recipe}`, {epochs_of(study.recipe)} epochs."
+        if not any(outcome.runs.values()):
+            parts += [f"{said} Not run yet.", ""]
+            continue
+        if noise is not None:
+            said += f" Noise of a run: {noise.sigma:.2f} points ({noise.freedom} df)."
+        parts += [said, "", *markdown_grid(study_grid(outcome, noises)), ""]
+    commands = missing(found)
+    if commands:
+        parts += ["## To train what is missing", "", "```bash", *commands, "```", ""]
+    return "\n".join(parts)

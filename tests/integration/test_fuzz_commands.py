@@ -144,14 +144,8 @@ WORDS = [
     ".",
 ]
 OPTIONS = {
-    "make_tables": ["--recipe", "--metric", "--results-dir", "--frame"],
-    "make_figures": ["--recipe", "--metric", "--results-dir"],
-    "make_claims": ["--results-dir"],
-    "make_report": ["--metric", "--results-dir"],
-    "choose_lr": ["--folder"],
+    "report": ["tables", "studies", "nothing", "--recipe", "--metric", "--results-dir", "--frame"],
     "compare": ["--results-dir", "--against", "--metric", "--csv", "--figure", "model=base", "x"],
-    "seal": ["--results-dir"],
-    "make_studies": ["--results-dir"],
     "count": ["--format", "model=base", "variant=Lr", "variant=X", "alpha=2"],
     "verify": ["--results-dir", "--data-root", "--device", "cifar10-base-Lr-s0-00000000"],
     "prepare_data": ["--root", "--offline", "--from-folder", "--from-npz", "--name", "digits",
@@ -189,10 +183,8 @@ def call_randomly(script, folder, name: str, seeds: range) -> None:
             line.append(option)
             if option.startswith("--") and draw.random() < 0.9:
                 line.append(draw.choice(WORDS))
-        if name.startswith(("make", "choose", "seal")) and not {"--results-dir", "--folder"} & set(
-            line
-        ):
-            line += ["--folder" if name == "choose_lr" else "--results-dir", str(folder)]
+        if name == "report" and "--results-dir" not in line:
+            line += ["--results-dir", str(folder)]
         if line in called:
             continue
         called.append(line)

@@ -13,6 +13,7 @@ import pytest
 import submitit
 
 from linearconv.engine.lock import lock
+from linearconv.engine.record import SCHEMA, write_record
 from linearconv.errors import UserError
 from scripts.jobs import slurm as slurm_module
 from scripts.jobs.runner import Outcome, last_failed, mark
@@ -230,9 +231,8 @@ def test_the_status_knows_the_queue_and_needs_no_gpu(command, slurm, tmp_path):
     (tmp_path / "bin/queue").write_text("")
     shown = command([run], "--slurm", "--status").out
     assert re.search(rf"^{run.run_id} +failed ", shown, flags=re.M)
-    record = {"schema": 1, "provenance": [{"started": "2026", "device": "NVIDIA H200"}]}
-    (tmp_path / "results/runs").mkdir(parents=True)
-    (tmp_path / "results/runs/a.json").write_text(json.dumps(record))
+    record = {"schema": SCHEMA, "provenance": [{"started": "2026", "device": "NVIDIA H200"}]}
+    write_record(tmp_path / "results/runs/a.json", record)
     shown = command([run, other], "--slurm", "--status").out
     assert "time left on NVIDIA H200" in shown and "not available" not in shown
 

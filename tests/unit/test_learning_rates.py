@@ -7,7 +7,7 @@ import pytest
 
 from configs import compose, identify, run_id
 from configs.experiments import Cell, Run
-from scripts import choose_lr
+from scripts import report
 from scripts.paper.learning_rates import DATASET, SETTING, THIRD, choices, choices_grid, command
 from tests.records import make_record, save_record
 
@@ -84,16 +84,19 @@ def test_the_command_trains_runs_that_count():
 
 
 def test_the_page_and_the_curves_are_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    folder = tmp_path / "learning_rates"
     for made in (record("base", 1e-3, 80.0), record("base", 1e-4, 78.0)):
-        save_record(tmp_path, made)
-    monkeypatch.setattr(sys, "argv", ["choose_lr.py", "--folder", str(tmp_path)])
-    assert choose_lr.main() == 0
+        save_record(folder, made)
+    command = ["report.py", "learning_rates", "--results-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert report.main() == 0
     out = capsys.readouterr().out
     assert "base: as configured" in out and "vgg11: open" in out and "model=vgg11,allconv" in out
-    page = (tmp_path / "README.md").read_text()
+    page = (folder / "README.md").read_text()
     assert "| Base | 30 | 80.00 (n=1) | 78.00 (n=1) | 0.001 | as configured |" in page
-    assert (tmp_path / "curves.svg").stat().st_size > 1000
-    assert len((tmp_path / "choices.csv").read_text().splitlines()) == 3
-    shutil.rmtree(tmp_path / "runs")
-    assert choose_lr.main() == 0 and "base: open" in capsys.readouterr().out
-    assert not (tmp_path / "curves.svg").exists()
+    assert (folder / "curves.svg").stat().st_size > 1000
+    assert len((folder / "choices.csv").read_text().splitlines()) == 3
+    shutil.rmtree(folder / "runs")
+    assert report.main() == 0 and "base: open" in capsys.readouterr().out
+    assert not (folder / "curves.svg").exists()

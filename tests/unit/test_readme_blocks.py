@@ -3,19 +3,27 @@
 import pandas as pd
 import pytest
 
+from linearconv.engine.files import CHECKOUT
 from linearconv.errors import UserError
-from scripts.make_claims import pages, results_by_recipe
-from scripts.make_studies import YOUR_NETWORK
 from scripts.paper.claims_text import judged, markdown, read_frozen
 from scripts.paper.conversion import conversion_blocks
-from scripts.paper.readme import renewed, results_block, results_blocks, windows_block
+from scripts.paper.readme import (
+    claims_pages,
+    renewed,
+    results_block,
+    results_blocks,
+    windows_block,
+)
 from scripts.paper.results import RESULTS, Results, read_records
 from scripts.paper.studies import outcomes, read_studies
+from scripts.report import Report
+
+YOUR_NETWORK = CHECKOUT / "docs" / "your_network.md"
 
 
 @pytest.fixture(scope="module")
 def results():
-    return results_by_recipe(RESULTS, read_records(RESULTS).usable)
+    return Report(RESULTS, "best", None).results
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def test_the_claims_pages_are_those_of_the_committed_results(claims):
 
 
 def test_the_pages_have_the_blocks_of_the_committed_results(results, claims):
-    blocks = pages(results, claims)
+    blocks = claims_pages(results, claims)
     records = [*read_records(RESULTS).usable, *read_records(RESULTS / "studies").usable]
     blocks[YOUR_NETWORK] |= conversion_blocks(results["paper"], outcomes(read_studies(), records))
     for page, found in blocks.items():

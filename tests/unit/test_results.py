@@ -9,9 +9,11 @@ import pytest
 
 from configs import compose
 from configs.experiments import Cell, cell_runs
+from linearconv.engine.digests import value_sha256
 from linearconv.engine.record import read_record, write_record
 from linearconv.errors import UserError
 from scripts.paper import page
+from scripts.paper.claims_text import judged
 from scripts.paper.comparison import Accuracy
 from scripts.paper.figures.accuracy import accuracy_figure
 from scripts.paper.figures.cost import cost_figure
@@ -173,27 +175,29 @@ def test_a_run_that_was_moved_names_both_devices(tmp_path):
     assert found == {"device": "Card, then Some CPU (2 threads)", "torch": "2.10.0, then 2.9.0"}
 
 
-def test_a_record_may_fill_cells_of_two_recipes(tmp_path, monkeypatch):
+def test_a_record_may_fill_cells_of_two_recipes(tmp_path):
     """Conv's does, if they differ in the correlation loss alone."""
     add_runs(tmp_path, CONV, [(87, 86)])
-    monkeypatch.setattr(page, "recipes", lambda: ["paper", "paper"])
-    sections, unused = page.read_sections(
-        tmp_path, read_records(tmp_path).usable, "best", read_benchmarks(tmp_path)
-    )
+    claims = judged(Results(tmp_path, "paper"))
+    sections, unused = page.sections_of([claims, claims], "best", read_benchmarks(tmp_path))
     assert [len(section.runs) for section in sections] == [1, 1] and not unused
 
 
 DAMAGES = {
     "text": "{",
     "layout": "[]",
-    "nan": lambda record: record | {"schema": 1, "test_acc_best": float("nan")},
+    "nan": lambda record: record | {"test_acc_best": float("nan")},
     "edited": lambda record: record | {"sha256": "0" * 64, "test_acc_best": 99.0},
     "no digest": lambda record: record,
-    "as if without digest": lambda record: record | {"sha256": "0" * 64, "schema": 1},
-    "key": lambda record: without(record, "test_acc_last") | {"schema": 1},
-    "curve": lambda record: record | {"schema": 1, "curve": [{"epoch": 1}]},
-    "provenance": lambda record: record | {"schema": 1, "provenance": [{"device": "CPU"}]},
+    "key": lambda record: sealed(without(record, "test_acc_last")),
+    "curve": lambda record: sealed(record | {"curve": [{"epoch": 1}]}),
+    "provenance": lambda record: sealed(record | {"provenance": [{"device": "CPU"}]}),
 }
+
+
+def sealed(record):
+    """With the digest of what it says."""
+    return record | {"sha256": value_sha256(without(record, "sha256"))}
 
 
 def without(record, key):
@@ -220,15 +224,6 @@ def test_a_record_without_validation_accuracies_is_damaged_if_it_held_images_out
     save_record(tmp_path, record)
     (message,) = read_records(tmp_path).damaged
     assert "val_acc_last, curve missing or invalid" in message
-
-
-def test_older_records_are_read_and_a_note_says_how_to_protect_them(tmp_path):
-    (record,) = add_runs(tmp_path, LINEAR, [(80, 79)])
-    path = tmp_path / "runs" / f"{record['run_id']}.json"
-    path.write_text(json.dumps(record | {"schema": 1}))
-    assert filled(tmp_path) == {LINEAR: [0]}
-    (note,) = read_records(tmp_path).notes
-    assert "scripts/seal.py" in note and record["run_id"] in note
 
 
 def accuracy(values, baseline=None, paper=-0.5, first=0, baseline_first=0):

@@ -11,7 +11,7 @@ from linearconv.engine.seeding import seeded
 from linearconv.errors import UserError
 from linearconv.layer import LinearConv2d
 from models import Variant, build_model
-from scripts import make_studies
+from scripts import report
 from scripts.paper import studies
 from scripts.paper.statistics import Noise, difference, pooled_noise
 from scripts.paper.studies import (
@@ -121,12 +121,12 @@ def test_the_filters_at_the_start_are_as_the_question_says(variant, stated):
 
 
 def test_the_page_names_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(make_studies, "read_studies", lambda: [STUDY])
+    monkeypatch.setattr(report, "read_studies", lambda: [STUDY])
     save_record(tmp_path, record(PLAIN, 82.0))
     for seed in studies.SEEDS:
         save_record(tmp_path / "studies", record(WIDE, 85.0 + seed, seed))
-    monkeypatch.setattr(sys, "argv", ["make_studies.py", "--results-dir", str(tmp_path)])
-    assert make_studies.main() == 0
+    monkeypatch.setattr(sys, "argv", ["report.py", "studies", "--results-dir", str(tmp_path)])
+    assert report.main() == 0
     out = capsys.readouterr().out
     assert "4 runs" in out and PLAIN.command in out and "x0.5" not in out
     page = (tmp_path / "studies.md").read_text()

@@ -1,4 +1,4 @@
-"""The figures that make_figures.py writes and make_report.py shows."""
+"""The figures that report.py writes and shows."""
 
 from __future__ import annotations
 

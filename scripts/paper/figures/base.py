@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +15,8 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from configs.experiments import Cell
+from linearconv.engine.files import atomic_write
+from scripts.paper.formats import lines_csv
 
 SINGLE, DOUBLE = 3.35, 6.9
 """Widths of one and two columns in print, in inches; one column is also for phones."""
@@ -85,6 +88,26 @@ class Figure:
         with mpl.rc_context(STYLE):
             self.canvas(width).savefig(file, format=kind, metadata=METADATA[kind])
         return file.getvalue()
+
+    @property
+    def outcome(self) -> str:
+        """One line: drawn or not, and what is missing."""
+        lacks = f"; missing: {', '.join(self.missing)}" if self.missing else ""
+        return f"{self.name}: {'drawn' if self.data else 'not drawn'}{lacks}"
+
+    def write(self, folder: Path) -> None:
+        """Write it and its data; if it cannot be drawn, delete those of an earlier call."""
+        images = {kind: folder / f"{self.name}.{kind}" for kind in ("pdf", "svg")}
+        data = folder / "data" / f"{self.name}.csv"
+        if not self.data:
+            for path in (*images.values(), data):
+                path.unlink(missing_ok=True)
+            return
+        for kind, path in images.items():
+            with atomic_write(path) as file:
+                file.write(self.render(kind))
+        with atomic_write(data) as file:
+            file.write(lines_csv(self.data).encode())
 
     def canvas(self, width: float) -> Canvas:
         """The figure under its heading; to be called with `STYLE`."""
