@@ -2,7 +2,7 @@
 
     python scripts/report.py                  # all of it
     python scripts/report.py tables           # results/tables/: table{2,3,4,5}.*, costs.md
-    python scripts/report.py figures          # results/figures/: *.{pdf,svg}, their data in data/
+    python scripts/report.py figures          # results/figures/: *.svg (--pdf), their data in data/
     python scripts/report.py claims           # results/claims.{md,csv}, of other recipes claims/
     python scripts/report.py learning_rates   # results/learning_rates/: README.md, choices.csv
     python scripts/report.py studies          # results/studies.{md,csv}
@@ -58,10 +58,11 @@ class Report:
         folder: the results.
         metric: of tables, figures and the page: best, last or settled.
         recipe: of tables and figures; default: the paper's, and all others that have runs.
+        pdf: figures as PDF, too.
     """
 
-    def __init__(self, folder: Path, metric: str, recipe: str | None) -> None:
-        self.folder, self.metric = folder, metric
+    def __init__(self, folder: Path, metric: str, recipe: str | None, *, pdf: bool = False) -> None:
+        self.folder, self.metric, self.pdf = folder, metric, pdf
         self.damaged: list[str] = []
         self.records = self.read(folder)
         found = {name: Results(folder, name, self.records) for name in recipes()}
@@ -125,7 +126,7 @@ def write_figures(report: Report) -> None:
         folder = report.of_recipe("figures", recipe)
         figures = all_figures(report.results[recipe], report.metric)
         for figure in figures:
-            figure.write(folder)
+            figure.write(folder, pdf=report.pdf)
             print(figure.outcome)
         names = {figure.name for figure in figures}
         for kind in ("curves", "differences", "redundancy"):
@@ -157,7 +158,7 @@ def write_learning_rates(report: Report) -> None:
     found = learning_rates.choices(report.read(folder) if runs else [])
     write(folder / "README.md", learning_rates.markdown(found))
     write(folder / "choices.csv", formats.lines_csv(learning_rates.choice_lines(found)))
-    learning_rates.curves_figure(found).write(folder)
+    learning_rates.curves_figure(found).write(folder, pdf=report.pdf)
     for choice in found:
         print(f"{choice.model}: {choice.verdict}")
     missing = [choice.model for choice in found if choice.missing]
@@ -216,12 +217,13 @@ def main() -> int:
     parser.add_argument("--metric", choices=METRICS, default="best")
     parser.add_argument("--results-dir", type=Path, default=RESULTS)
     parser.add_argument("--frame", type=Path, metavar="FILE.csv", help="write all records instead")
+    parser.add_argument("--pdf", action="store_true", help="figures as PDF, too")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a record is damaged")
     args = parser.parse_args()
     try:
         if args.frame is not None and args.frame.is_dir():
             raise UserError(f"--frame must be a file, got the folder {args.frame}")
-        report = Report(args.results_dir, args.metric, args.recipe)
+        report = Report(args.results_dir, args.metric, args.recipe, pdf=args.pdf)
         if args.frame is not None:
             frame = runs_frame(report.records)
             write(args.frame, frame.to_csv(index=False, lineterminator="\n"))

@@ -95,16 +95,16 @@ class Figure:
         lacks = f"; missing: {', '.join(self.missing)}" if self.missing else ""
         return f"{self.name}: {'drawn' if self.data else 'not drawn'}{lacks}"
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, *, pdf: bool = False) -> None:
         """Write it and its data; if it cannot be drawn, delete those of an earlier call."""
-        images = {kind: folder / f"{self.name}.{kind}" for kind in ("pdf", "svg")}
+        images = {kind: folder / f"{self.name}.{kind}" for kind in ("svg", "pdf")}
         data = folder / "data" / f"{self.name}.csv"
         if not self.data:
             for path in (*images.values(), data):
                 path.unlink(missing_ok=True)
             return
-        for kind, path in images.items():
-            with atomic_write(path) as file:
+        for kind in ("svg", *["pdf"] * pdf):
+            with atomic_write(images[kind]) as file:
                 file.write(self.render(kind))
         with atomic_write(data) as file:
             file.write(lines_csv(self.data).encode())
