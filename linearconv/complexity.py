@@ -119,7 +119,7 @@ def paper_flops(
         model: any module; it is run once on zeros, in evaluation mode.
         input_shape: (C, H, W).
         all_input_channels: count the combination of a grouped layer as if its filters had all C
-            input channels, as the authors did (`scripts/paper/quirks.py`).
+            input channels, as the authors did (`scripts/evidence/quirks.py`).
         rank: count combinations with this rank instead of each layer's own.
     """
     total = 0

@@ -25,8 +25,8 @@ from pathlib import Path
 from configs.cli import FAILED, MISTAKE
 from linearconv.engine.files import atomic_write, check_output
 from linearconv.errors import UserError
-from scripts.paper.formats import lines_csv, markdown_grid
-from scripts.paper.networks import (
+from scripts.evidence.formats import lines_csv, markdown_grid
+from scripts.evidence.networks import (
     VALIDATION,
     accuracy_curves,
     chosen,
@@ -34,7 +34,7 @@ from scripts.paper.networks import (
     networks_grid,
     run_lines,
 )
-from scripts.paper.results import METRICS, RESULTS, TRIALS, read_records
+from scripts.evidence.results import METRICS, RESULTS, TRIALS, read_records
 
 FIGURES = (".svg", ".pdf")
 

@@ -33,10 +33,10 @@ from linearconv.complexity import count_macs_by_phase, count_parameters, layer_t
 from linearconv.engine.artifacts import primary_count
 from linearconv.engine.files import atomic_write
 from linearconv.errors import UserError
-from scripts.paper.counts import FILE, INPUT, Key, count, counts, network
-from scripts.paper.printed import PaperRow, paper_rows, printed
-from scripts.paper.quirks import QUIRKS
-from scripts.paper.results import recipes
+from scripts.evidence.counts import FILE, INPUT, Key, count, counts, network
+from scripts.evidence.printed import PaperRow, paper_rows, printed
+from scripts.evidence.quirks import QUIRKS
+from scripts.evidence.results import recipes
 
 
 def main() -> int:

@@ -38,7 +38,7 @@ from linearconv.engine.step import evaluate
 from linearconv.engine.weights import published_runs, read_weights, weights_path
 from linearconv.errors import UserError
 from models.pruning import pruned_to
-from scripts.paper.results import RESULTS
+from scripts.evidence.results import RESULTS
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.75)
 """Of the filters of every layer, for all networks."""

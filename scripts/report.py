@@ -32,12 +32,12 @@ from pathlib import Path
 from configs.cli import FAILED, MISTAKE
 from linearconv.engine.files import CHECKOUT, atomic_write
 from linearconv.errors import UserError
-from scripts.paper import claims_text, costs, formats, learning_rates, page, studies
-from scripts.paper.claims_text import Verdicts, judged
-from scripts.paper.conversion import conversion_blocks
-from scripts.paper.figures import all_figures
-from scripts.paper.readme import claims_pages, renew
-from scripts.paper.results import (
+from scripts.evidence import claims_text, costs, formats, learning_rates, page, studies
+from scripts.evidence.claims_text import Verdicts, judged
+from scripts.evidence.conversion import conversion_blocks
+from scripts.evidence.figures import all_figures
+from scripts.evidence.readme import claims_pages, renew
+from scripts.evidence.results import (
     METRICS,
     RESULTS,
     Results,
@@ -46,9 +46,9 @@ from scripts.paper.results import (
     recipes,
     runs_frame,
 )
-from scripts.paper.speeds import read_benchmarks
-from scripts.paper.studies import Outcome, outcomes, read_studies
-from scripts.paper.tables import tables
+from scripts.evidence.speeds import read_benchmarks
+from scripts.evidence.studies import Outcome, outcomes, read_studies
+from scripts.evidence.tables import tables
 
 
 class Report:

@@ -38,8 +38,8 @@ from linearconv.engine.precision import autocast, precision_flags
 from linearconv.engine.record import read_record, weights_sha256
 from linearconv.engine.weights import published_runs, read_all_weights, weights_path
 from linearconv.errors import UserError
-from scripts.paper.artifacts import read_correct
-from scripts.paper.results import RESULTS
+from scripts.evidence.artifacts import read_correct
+from scripts.evidence.results import RESULTS
 
 TIES = {"fp32": 1e-3, "tf32": 0.05, "bf16": 0.5}
 """By precision, the largest difference between two logits that rounding can turn over; tf32 is fp32

@@ -22,7 +22,7 @@ from configs.checks import _wandb_problem
 from configs.schema import EvalConfig, EvalDatasetConfig
 from linearconv import fuse
 from linearconv.engine import loop
-from scripts.paper import results
+from scripts.evidence import results
 from tests.conftest import REPOSITORY
 from tests.records import records, without_provenance
 

@@ -6,7 +6,7 @@ import pytest
 
 from configs import compose, identify, run_id
 from configs.experiments import Cell, Run
-from scripts.paper.statistics import difference, pooled_noise
+from scripts.evidence.statistics import difference, pooled_noise
 from tests.records import add_runs, make_record, save_record
 
 OURS, PLAIN = [(86, 85), (88, 86), (87, 84)], [(87, 88), (88, 89), (89, 90)]

@@ -12,8 +12,8 @@ from linearconv.engine.digests import value_sha256
 from linearconv.engine.record import SCHEMA, file_digests, read_record, write_record
 from linearconv.engine.weights import read_all_weights, weights_path, write_weights
 from linearconv.errors import UserError
-from scripts.paper.artifacts import read_correct, read_filters
-from scripts.paper.results import RESULTS
+from scripts.evidence.artifacts import read_correct, read_filters
+from scripts.evidence.results import RESULTS
 from tests.records import add_artifacts, make_record, save_record
 
 COUNTS = [50, pytest.param(200, marks=pytest.mark.long)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.paper.artifacts import read_filters
+from scripts.evidence.artifacts import read_filters
 from tests.conftest import REPOSITORY
 
 QUICK = ("recipe.epochs=1", "dataset.limit_train=64")

@@ -13,13 +13,13 @@ from matplotlib.text import Text
 
 from configs import experiments
 from configs.experiments import Cell
-from scripts.paper import costs
-from scripts.paper import results as results_module
-from scripts.paper.costs import costs_grid
-from scripts.paper.figures import all_figures, curve_figures, curves
-from scripts.paper.figures.base import DOUBLE, SINGLE, STYLE
-from scripts.paper.printed import paper_rows
-from scripts.paper.results import Results, load_runs, read_records
+from scripts.evidence import costs
+from scripts.evidence import results as results_module
+from scripts.evidence.costs import costs_grid
+from scripts.evidence.figures import all_figures, curve_figures, curves
+from scripts.evidence.figures.base import DOUBLE, SINGLE, STYLE
+from scripts.evidence.printed import paper_rows
+from scripts.evidence.results import Results, load_runs, read_records
 from tests.conftest import REPOSITORY
 from tests.records import add_artifacts, add_runs, save_record
 

@@ -14,8 +14,8 @@ import pytest
 from configs.experiments import CELLS, all_cells, cells_by_key, key_of
 from scripts.command import exit_with
 from scripts.count import counted
-from scripts.paper.counts import FILE
-from scripts.paper.results import recipes
+from scripts.evidence.counts import FILE
+from scripts.evidence.results import recipes
 from tests.conftest import REPOSITORY
 
 

@@ -14,7 +14,7 @@ from linearconv.engine.checkpoint import load, save
 from linearconv.engine.record import file_digests, write_record
 from linearconv.engine.weights import read_all_weights, read_weights, weights_path, write_weights
 from linearconv.errors import UserError
-from scripts.paper.artifacts import read_correct
+from scripts.evidence.artifacts import read_correct
 from scripts.verify import Mismatch, Predictions, compare
 
 BASE = ("model=base", "variant=Conv")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts.paper.statistics import (
+from scripts.evidence.statistics import (
     Difference,
     Noise,
     agreement,

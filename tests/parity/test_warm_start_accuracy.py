@@ -8,7 +8,7 @@ from data import ResidentBatches
 from eval import find_checkpoint, trained_model
 from linearconv import convert
 from linearconv.engine.step import evaluate
-from scripts.paper.results import RESULTS
+from scripts.evidence.results import RESULTS
 
 RUN = "cifar10-base-Conv-s0-2b22fbec"
 

@@ -6,12 +6,12 @@ import pytest
 from configs.experiments import Cell
 from linearconv.engine.artifacts import pack_symmetric, write_artifacts
 from linearconv.errors import UserError
-from scripts.paper import claims as claims_module
-from scripts.paper import judging
-from scripts.paper import results as results_module
-from scripts.paper.claims import Finding, Judgement, read_rules
-from scripts.paper.claims_text import csv_text, judged, markdown
-from scripts.paper.judging import (
+from scripts.evidence import claims as claims_module
+from scripts.evidence import judging
+from scripts.evidence import results as results_module
+from scripts.evidence.claims import Finding, Judgement, read_rules
+from scripts.evidence.claims_text import csv_text, judged, markdown
+from scripts.evidence.judging import (
     COUNTS,
     FILTERS,
     JUDGES,
@@ -25,8 +25,8 @@ from scripts.paper.judging import (
     pairs,
     random_correlation,
 )
-from scripts.paper.results import Results
-from scripts.paper.statistics import pooled_noise
+from scripts.evidence.results import Results
+from scripts.evidence.statistics import pooled_noise
 from tests.records import add_artifacts, add_runs
 
 CLAIMS = {claim.name: claim for claim in read_rules().claims}

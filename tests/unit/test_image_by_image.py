@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binom
 
 from configs.experiments import Cell
-from scripts.paper.image_by_image import Comparison, comparisons, comparisons_grid
-from scripts.paper.results import Results
+from scripts.evidence.image_by_image import Comparison, comparisons, comparisons_grid
+from scripts.evidence.results import Results
 from tests.records import add_artifacts, add_runs
 
 

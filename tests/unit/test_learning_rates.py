@@ -8,7 +8,7 @@ import pytest
 from configs import compose, identify, run_id
 from configs.experiments import Cell, Run
 from scripts import report
-from scripts.paper.learning_rates import DATASET, SETTING, THIRD, choices, choices_grid, command
+from scripts.evidence.learning_rates import DATASET, SETTING, THIRD, choices, choices_grid, command
 from tests.records import make_record, save_record
 
 

@@ -19,7 +19,7 @@ from linearconv.engine.checkpoint import load
 from linearconv.engine.record import read_record
 from linearconv.engine.weights import read_all_weights
 from linearconv.errors import UserError
-from scripts.paper.artifacts import read_filters
+from scripts.evidence.artifacts import read_filters
 from train import read_baseline
 
 

@@ -5,17 +5,17 @@ import pytest
 
 from linearconv.engine.files import CHECKOUT
 from linearconv.errors import UserError
-from scripts.paper.claims_text import judged, markdown, read_frozen
-from scripts.paper.conversion import conversion_blocks
-from scripts.paper.readme import (
+from scripts.evidence.claims_text import judged, markdown, read_frozen
+from scripts.evidence.conversion import conversion_blocks
+from scripts.evidence.readme import (
     claims_pages,
     renewed,
     results_block,
     results_blocks,
     windows_block,
 )
-from scripts.paper.results import RESULTS, Results, read_records
-from scripts.paper.studies import outcomes, read_studies
+from scripts.evidence.results import RESULTS, Results, read_records
+from scripts.evidence.studies import outcomes, read_studies
 from scripts.report import Report
 
 YOUR_NETWORK = CHECKOUT / "docs" / "your_network.md"

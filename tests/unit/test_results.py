@@ -12,16 +12,16 @@ from configs.experiments import Cell, cell_runs
 from linearconv.engine.digests import value_sha256
 from linearconv.engine.record import read_record, write_record
 from linearconv.errors import UserError
-from scripts.paper import page
-from scripts.paper.claims_text import judged
-from scripts.paper.comparison import Accuracy
-from scripts.paper.figures.accuracy import accuracy_figure
-from scripts.paper.figures.cost import cost_figure
-from scripts.paper.figures.curves import curve_figures
-from scripts.paper.printed import change, paper_rows
-from scripts.paper.results import Results, load_runs, read_records, trained_on
-from scripts.paper.speeds import measured, read_benchmarks
-from scripts.paper.text import accuracy_entry, times_flops, times_params
+from scripts.evidence import page
+from scripts.evidence.claims_text import judged
+from scripts.evidence.comparison import Accuracy
+from scripts.evidence.figures.accuracy import accuracy_figure
+from scripts.evidence.figures.cost import cost_figure
+from scripts.evidence.figures.curves import curve_figures
+from scripts.evidence.printed import change, paper_rows
+from scripts.evidence.results import Results, load_runs, read_records, trained_on
+from scripts.evidence.speeds import measured, read_benchmarks
+from scripts.evidence.text import accuracy_entry, times_flops, times_params
 from tests.records import add_runs, make_record, save_record
 
 CONV = Cell("base", "Conv", "cifar10")

@@ -4,9 +4,9 @@ import datetime
 import hashlib
 import re
 
-from scripts.paper.claims_text import read_frozen
-from scripts.paper.judging import Evidence, groups, judge
-from scripts.paper.results import RESULTS, Results, read_records
+from scripts.evidence.claims_text import read_frozen
+from scripts.evidence.judging import Evidence, groups, judge
+from scripts.evidence.results import RESULTS, Results, read_records
 from tests.conftest import REPOSITORY
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("data", "models"),
     ("configs",),
     ("train", "eval"),
-    ("scripts.bench", "scripts.deployment", "scripts.jobs", "scripts.paper"),
+    ("scripts.bench", "scripts.deployment", "scripts.jobs", "scripts.evidence"),
     ("scripts.compression",),
     ("scripts",),
 )

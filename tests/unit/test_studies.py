@@ -12,9 +12,9 @@ from linearconv.errors import UserError
 from linearconv.layer import LinearConv2d
 from models import Variant, build_model
 from scripts import report
-from scripts.paper import studies
-from scripts.paper.statistics import Noise, difference, pooled_noise
-from scripts.paper.studies import (
+from scripts.evidence import studies
+from scripts.evidence.statistics import Noise, difference, pooled_noise
+from scripts.evidence.studies import (
     SETTING,
     Arm,
     Study,

@@ -17,13 +17,13 @@ from linearconv.engine.device import is_cpu
 from linearconv.errors import UserError
 from linearconv.theory import correlation_loss_bound
 from models import architecture
-from scripts.paper.artifacts import Layer, if_readable, read_layers
-from scripts.paper.claims import DECIDED, Claim, Finding, Judgement, Network, read_rules
-from scripts.paper.counts import counts
-from scripts.paper.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
-from scripts.paper.results import METRICS, Results
-from scripts.paper.speeds import measured
-from scripts.paper.statistics import (
+from scripts.evidence.artifacts import Layer, if_readable, read_layers
+from scripts.evidence.claims import DECIDED, Claim, Finding, Judgement, Network, read_rules
+from scripts.evidence.counts import counts
+from scripts.evidence.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
+from scripts.evidence.results import METRICS, Results
+from scripts.evidence.speeds import measured
+from scripts.evidence.statistics import (
     ONE_SIDED,
     Agreement,
     Difference,

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Canvas
 
 from configs import compose
 from configs.experiments import Cell, all_cells
-from scripts.paper.counts import counts
-from scripts.paper.figures.base import (
+from scripts.evidence.counts import counts
+from scripts.evidence.figures.base import (
     COLORS,
     MARKERS,
     SINGLE,
@@ -23,9 +23,9 @@ from scripts.paper.figures.base import (
     legend_below,
     seeds,
 )
-from scripts.paper.printed import MODELS, paper_rows
-from scripts.paper.results import Results
-from scripts.paper.speeds import Benchmarks, Setting, read_benchmarks
+from scripts.evidence.printed import MODELS, paper_rows
+from scripts.evidence.results import Results
+from scripts.evidence.speeds import Benchmarks, Setting, read_benchmarks
 
 DATASET = "cifar10"
 VARIANTS = ("Conv", "e", "Lr", "LRr")

@@ -10,10 +10,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 from configs.experiments import Cell
-from scripts.paper.artifacts import if_readable, read_correct
-from scripts.paper.printed import DATASETS, MODELS, paper_rows
-from scripts.paper.results import Results
-from scripts.paper.text import Grid
+from scripts.evidence.artifacts import if_readable, read_correct
+from scripts.evidence.printed import DATASETS, MODELS, paper_rows
+from scripts.evidence.results import Results
+from scripts.evidence.text import Grid
 
 NOTE = (
     "Of the test images that only one of two networks gets right, McNemar's exact test asks "

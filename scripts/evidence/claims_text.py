@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 
 from configs.compose import compose
 from configs.groups import CONFIG_DIR
-from scripts.paper.claims import Claim, Finding, Judgement, read_rules
-from scripts.paper.formats import lines_csv, markdown_grid
-from scripts.paper.judging import AFFORDABLE, Evidence, beyond_margin, groups, judge
-from scripts.paper.results import Results
-from scripts.paper.statistics import Noise
-from scripts.paper.text import Entry, Grid
+from scripts.evidence.claims import Claim, Finding, Judgement, read_rules
+from scripts.evidence.formats import lines_csv, markdown_grid
+from scripts.evidence.judging import AFFORDABLE, Evidence, beyond_margin, groups, judge
+from scripts.evidence.results import Results
+from scripts.evidence.statistics import Noise
+from scripts.evidence.text import Entry, Grid
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from configs.experiments import Cell
-from scripts.paper.artifacts import Filters, if_readable, read_filters
-from scripts.paper.figures.base import SINGLE, Figure, cell_name, in_a_row
-from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Results
+from scripts.evidence.artifacts import Filters, if_readable, read_filters
+from scripts.evidence.figures.base import SINGLE, Figure, cell_name, in_a_row
+from scripts.evidence.printed import DATASETS, MODELS
+from scripts.evidence.results import Results
 
 CELLS_OF = ("base", "vgg11")
 """The models of Table 3, the only table with Conv, L and Lr of a network."""

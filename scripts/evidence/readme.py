@@ -11,20 +11,20 @@ from pathlib import Path
 from configs.experiments import Cell, all_cells
 from linearconv.engine.files import CHECKOUT, atomic_write
 from linearconv.errors import UserError
-from scripts.paper.claims import Finding
-from scripts.paper.claims_text import Verdicts, claims_block
-from scripts.paper.comparison import Accuracy
-from scripts.paper.figures.base import seeds
-from scripts.paper.figures.curves import cells_by_network
-from scripts.paper.figures.differences import WINDOWS, accuracy_frame, window_means
-from scripts.paper.formats import markdown_grid
-from scripts.paper.judging import groups
-from scripts.paper.printed import DATASETS
-from scripts.paper.results import METRICS, Results, test_accuracy
-from scripts.paper.speeds import Benchmarks
-from scripts.paper.statistics import difference
-from scripts.paper.tables import Row, tables
-from scripts.paper.text import NOT_RUN, Entry, Grid, mean_text
+from scripts.evidence.claims import Finding
+from scripts.evidence.claims_text import Verdicts, claims_block
+from scripts.evidence.comparison import Accuracy
+from scripts.evidence.figures.base import seeds
+from scripts.evidence.figures.curves import cells_by_network
+from scripts.evidence.figures.differences import WINDOWS, accuracy_frame, window_means
+from scripts.evidence.formats import markdown_grid
+from scripts.evidence.judging import groups
+from scripts.evidence.printed import DATASETS
+from scripts.evidence.results import METRICS, Results, test_accuracy
+from scripts.evidence.speeds import Benchmarks
+from scripts.evidence.statistics import difference
+from scripts.evidence.tables import Row, tables
+from scripts.evidence.text import NOT_RUN, Entry, Grid, mean_text
 
 DATASET = "cifar10"
 

@@ -156,7 +156,7 @@ def damage(folder: Path, run_id: str) -> str | None:
 def if_readable(read: Callable[..., T], *arguments: object) -> T | None:
     """What one of these functions reads; None, too, if the file is damaged.
 
-    `scripts.paper.results.read_records` names such files.
+    `scripts.evidence.results.read_records` names such files.
     """
     try:
         return read(*arguments)

@@ -11,8 +11,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from configs import dataset_config
 from configs.experiments import Cell, all_cells
-from scripts.paper.counts import counts
-from scripts.paper.figures.base import (
+from scripts.evidence.counts import counts
+from scripts.evidence.figures.base import (
     COLORS,
     MARKERS,
     SINGLE,
@@ -23,8 +23,8 @@ from scripts.paper.figures.base import (
     legend_below,
     seeds,
 )
-from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Record, Results
+from scripts.evidence.printed import DATASETS, MODELS
+from scripts.evidence.results import Record, Results
 
 Curves = dict[str, list[list[dict[str, Any]]]]
 """The curves of a network's runs, by variant."""

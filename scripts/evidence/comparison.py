@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from configs.experiments import Cell
-from scripts.paper.printed import PaperRow
-from scripts.paper.results import Results
+from scripts.evidence.printed import PaperRow
+from scripts.evidence.results import Results
 
 CLOSE = 0.5
 """Difference in points up to which a result counts as close to the paper's."""

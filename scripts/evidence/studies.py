@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 from configs import compose
 from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
-from scripts.paper.claims_text import epochs_of
-from scripts.paper.formats import markdown_grid
-from scripts.paper.judging import ENOUGH
-from scripts.paper.results import METRICS, Record, records_of, test_accuracy, trained_on
-from scripts.paper.statistics import Noise, difference, pooled_noise
-from scripts.paper.text import Grid, mean_text
+from scripts.evidence.claims_text import epochs_of
+from scripts.evidence.formats import markdown_grid
+from scripts.evidence.judging import ENOUGH
+from scripts.evidence.results import METRICS, Record, records_of, test_accuracy, trained_on
+from scripts.evidence.statistics import Noise, difference, pooled_noise
+from scripts.evidence.text import Grid, mean_text
 
 SETTING = ("model=base", "dataset=cifar10")
 SEEDS = (0, 1, 2)

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from configs.experiments import Cell
-from scripts.paper.figures.base import (
+from scripts.evidence.figures.base import (
     COLORS,
     MARKERS,
     SINGLE,
@@ -17,9 +17,9 @@ from scripts.paper.figures.base import (
     legend_below,
     seeds,
 )
-from scripts.paper.figures.curves import cells_by_network
-from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Results, read_redundancy
+from scripts.evidence.figures.curves import cells_by_network
+from scripts.evidence.printed import DATASETS, MODELS
+from scripts.evidence.results import Results, read_redundancy
 
 VALUES = {"accuracy": "Test accuracy (%)", "kept": "Energy of the outputs kept (%)"}
 

@@ -17,8 +17,8 @@ from linearconv.complexity import count_macs_by_phase, count_parameters, paper_f
 from linearconv.regularizer import regularized_filters
 from linearconv.theory import correlation_loss_bound
 from models import Variant, build_model
-from scripts.paper.printed import PRINTED
-from scripts.paper.quirks import ROW_QUIRKS, quirky_flops
+from scripts.evidence.printed import PRINTED
+from scripts.evidence.quirks import ROW_QUIRKS, quirky_flops
 
 FILE = PRINTED.with_name("counts.csv")
 
@@ -48,7 +48,7 @@ class Counts:
         flops: operations in the paper's convention, including the quirks of the paper's row.
         flops_without_quirks: the same for the network as it is trained here.
         flops_inference: the same for the fused network.
-        quirks: names of the quirks (`scripts.paper.quirks`).
+        quirks: names of the quirks (`scripts.evidence.quirks`).
         macs: exact multiply-adds of the forward pass by (phase, execution); in training,
             generating the weights counts once per batch of the paper's recipe.
         reducing_1x1: share of 1x1 layers that condition (2) holds in; NaN without such layers.

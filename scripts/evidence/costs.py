@@ -7,11 +7,11 @@ from pathlib import Path
 from configs import dataset_config
 from configs.experiments import table_cells
 from linearconv.engine.reporting import in_words
-from scripts.paper.claims_text import epochs_of
-from scripts.paper.formats import markdown_grid
-from scripts.paper.printed import MODELS
-from scripts.paper.speeds import measured
-from scripts.paper.text import NOTHING, Grid
+from scripts.evidence.claims_text import epochs_of
+from scripts.evidence.formats import markdown_grid
+from scripts.evidence.printed import MODELS
+from scripts.evidence.speeds import measured
+from scripts.evidence.text import NOTHING, Grid
 
 DATASET = "cifar10"
 TABLES = (3, 4, 5)

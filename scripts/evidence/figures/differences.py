@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from configs.experiments import Cell
-from scripts.paper.figures.base import (
+from scripts.evidence.figures.base import (
     COLORS,
     MARKERS,
     SINGLE,
@@ -22,9 +22,9 @@ from scripts.paper.figures.base import (
     legend_below,
     seeds,
 )
-from scripts.paper.figures.curves import cells_by_network
-from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Results
+from scripts.evidence.figures.curves import cells_by_network
+from scripts.evidence.printed import DATASETS, MODELS
+from scripts.evidence.results import Results
 
 LONG = 100
 """Epochs from which on runs are long; shorter ones end before the differences have settled."""

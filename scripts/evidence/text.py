@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 
-from scripts.paper.comparison import Accuracy
-from scripts.paper.printed import DATASETS
-from scripts.paper.speeds import Benchmarks, Setting
-from scripts.paper.tables import Count, Row, Table, speeds
+from scripts.evidence.comparison import Accuracy
+from scripts.evidence.printed import DATASETS
+from scripts.evidence.speeds import Benchmarks, Setting
+from scripts.evidence.tables import Count, Row, Table, speeds
 
 NOT_RUN = "not run"
 NOTHING = "-"

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from configs.experiments import Cell
 from linearconv.engine.files import atomic_write
-from scripts.paper.formats import lines_csv
+from scripts.evidence.formats import lines_csv
 
 SINGLE, DOUBLE = 3.35, 6.9
 """Widths of one and two columns in print, in inches; one column is also for phones."""

@@ -7,12 +7,12 @@ from decimal import Decimal
 
 from configs import TrainConfig
 from models import architecture
-from scripts.paper.comparison import Accuracy, accuracy
-from scripts.paper.counts import Counts, counts
-from scripts.paper.printed import PaperRow, change, paper_rows, printed
-from scripts.paper.quirks import QUIRKS
-from scripts.paper.results import Results
-from scripts.paper.speeds import Benchmarks, Setting
+from scripts.evidence.comparison import Accuracy, accuracy
+from scripts.evidence.counts import Counts, counts
+from scripts.evidence.printed import PaperRow, change, paper_rows, printed
+from scripts.evidence.quirks import QUIRKS
+from scripts.evidence.results import Results
+from scripts.evidence.speeds import Benchmarks, Setting
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from configs.experiments import all_cells
-from scripts.paper.claims import read_rules
-from scripts.paper.claims_text import (
+from scripts.evidence.claims import read_rules
+from scripts.evidence.claims_text import (
     Verdicts,
     claims_grid,
     epochs_of,
@@ -21,15 +21,15 @@ from scripts.paper.claims_text import (
     heading,
     noise_grid,
 )
-from scripts.paper.comparison import CLOSE
-from scripts.paper.figures import Figure, all_figures
-from scripts.paper.figures.base import DOUBLE, SINGLE
-from scripts.paper.image_by_image import NOTE, comparisons_grid
-from scripts.paper.readme import results_grid
-from scripts.paper.results import Record, Results
-from scripts.paper.speeds import Benchmarks
-from scripts.paper.tables import Table, tables
-from scripts.paper.text import (
+from scripts.evidence.comparison import CLOSE
+from scripts.evidence.figures import Figure, all_figures
+from scripts.evidence.figures.base import DOUBLE, SINGLE
+from scripts.evidence.image_by_image import NOTE, comparisons_grid
+from scripts.evidence.readme import results_grid
+from scripts.evidence.results import Record, Results
+from scripts.evidence.speeds import Benchmarks
+from scripts.evidence.tables import Table, tables
+from scripts.evidence.text import (
     TITLES,
     Grid,
     extra_grid,

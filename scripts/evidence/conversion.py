@@ -8,10 +8,10 @@ import pandas as pd
 
 from configs.experiments import Cell
 from linearconv.errors import UserError
-from scripts.paper.formats import markdown_grid
-from scripts.paper.results import Results, read_redundancy
-from scripts.paper.studies import Outcome
-from scripts.paper.text import Grid, mean_text
+from scripts.evidence.formats import markdown_grid
+from scripts.evidence.results import Results, read_redundancy
+from scripts.evidence.studies import Outcome
+from scripts.evidence.text import Grid, mean_text
 
 STUDY = "compress or train"
 """The study of configs/studies.yaml whose networks are fine-tuned or trained from scratch."""

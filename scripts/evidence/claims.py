@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from configs.groups import CONFIG_DIR
 from linearconv.errors import UserError
-from scripts.paper.printed import MODELS, PaperRow, paper_rows
-from scripts.paper.statistics import Difference
+from scripts.evidence.printed import MODELS, PaperRow, paper_rows
+from scripts.evidence.statistics import Difference
 
 DECIDED = ("supported", "contradicted")
 NEEDED = {

@@ -19,8 +19,8 @@ from configs.naming import differences, nearest_recipe, variant_name
 from linearconv.engine.files import CHECKOUT
 from linearconv.engine.record import read_record
 from linearconv.errors import UserError
-from scripts.paper.artifacts import damage
-from scripts.paper.statistics import settled
+from scripts.evidence.artifacts import damage
+from scripts.evidence.statistics import settled
 
 Record = dict[str, Any]
 Seeds = Mapping[int, Record]

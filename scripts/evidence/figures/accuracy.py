@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patheffects import withStroke
 
-from scripts.paper.comparison import accuracy
-from scripts.paper.counts import counts
-from scripts.paper.figures.base import (
+from scripts.evidence.comparison import accuracy
+from scripts.evidence.counts import counts
+from scripts.evidence.figures.base import (
     COLORS,
     MARKERS,
     SINGLE,
@@ -21,8 +21,8 @@ from scripts.paper.figures.base import (
     key,
     seeds,
 )
-from scripts.paper.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
-from scripts.paper.results import Results
+from scripts.evidence.printed import DATASETS, MODELS, PaperRow, absolute, paper_rows
+from scripts.evidence.results import Results
 
 DATASET = "cifar10"
 Point = dict[str, Any]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.paper.tables import Row, Table, speeds
-from scripts.paper.text import (
+from scripts.evidence.tables import Row, Table, speeds
+from scripts.evidence.text import (
     TITLES,
     Entry,
     Grid,

@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from configs import compose
 from configs.experiments import Cell, all_cells
 from models import architecture
-from scripts.paper.figures.base import SINGLE, Figure, seeds
-from scripts.paper.formats import markdown_grid
-from scripts.paper.printed import DATASETS, MODELS
-from scripts.paper.results import Record, records_of, trained_on
-from scripts.paper.text import Grid, mean_text
+from scripts.evidence.figures.base import SINGLE, Figure, seeds
+from scripts.evidence.formats import markdown_grid
+from scripts.evidence.printed import DATASETS, MODELS
+from scripts.evidence.results import Record, records_of, trained_on
+from scripts.evidence.text import Grid, mean_text
 
 RATES = (1e-3, 1e-4)
 """The learning rates of the paper (section 4.2), which does not say which model has which."""

@@ -15,11 +15,11 @@ from configs.naming import differences, variant_name
 from linearconv.engine.digests import canonical_json
 from linearconv.errors import UserError, did_you_mean
 from models import architecture, model_names
-from scripts.paper.figures.base import Figure, seeds
-from scripts.paper.figures.curves import draw_mean
-from scripts.paper.results import Record, runs_frame, test_accuracy
-from scripts.paper.statistics import Noise, difference, pooled_noise
-from scripts.paper.text import Grid, mean_text
+from scripts.evidence.figures.base import Figure, seeds
+from scripts.evidence.figures.curves import draw_mean
+from scripts.evidence.results import Record, runs_frame, test_accuracy
+from scripts.evidence.statistics import Noise, difference, pooled_noise
+from scripts.evidence.text import Grid, mean_text
 
 VALIDATION = "val"
 """The best accuracy on validation images, of runs with `recipe.val_fraction`."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from scripts.paper.figures.accuracy import accuracy_figure, alpha_figure
-from scripts.paper.figures.base import Figure
-from scripts.paper.figures.cost import cost_figure
-from scripts.paper.figures.curves import curve_figures
-from scripts.paper.figures.differences import difference_figures
-from scripts.paper.figures.filters import (
+from scripts.evidence.figures.accuracy import accuracy_figure, alpha_figure
+from scripts.evidence.figures.base import Figure
+from scripts.evidence.figures.cost import cost_figure
+from scripts.evidence.figures.curves import curve_figures
+from scripts.evidence.figures.differences import difference_figures
+from scripts.evidence.figures.filters import (
     coefficient_figures,
     correlation_figures,
     filter_figures,
 )
-from scripts.paper.figures.redundancy import redundancy_figures
-from scripts.paper.results import Results
+from scripts.evidence.figures.redundancy import redundancy_figures
+from scripts.evidence.results import Results
 
 __all__ = ["Figure", "all_figures"]
 
