@@ -82,7 +82,7 @@ def compare_with_record(
             print(
                 f"recorded test accuracy {recorded:.2f} % ({path}): rounding on another device "
                 "turns over single images; more than that means that the model's code, the images "
-                "or the weights are others than then"
+                "or the weights have changed since the run"
             )
 
 

@@ -111,7 +111,7 @@ def _wandb_problem() -> str | None:
 
 
 def _check_names(config: TrainConfig) -> None:
-    """A yaml that is copied and keeps its name would train something else than it is called."""
+    """Reject a copied YAML whose `name` was not changed: it would train something else."""
     for group in ("model", "variant", "dataset"):
         name = getattr(config, group).name
         others = [o for o in group_names(group) if group_file(group, o).get("name") == name != o]

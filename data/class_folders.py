@@ -17,7 +17,7 @@ SHOWN = 5
 """Names in an error message."""
 
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation")
-"""Names of folders that hardly are classes, in lower case."""
+"""Names of folders that mean a split, not a class, in lower case."""
 
 LEFT_BY_SYSTEMS = frozenset(
     (

@@ -88,7 +88,7 @@ def read_folder(
         The arrays of `data.packed.KEYS`, and what was done to the images, in sentences.
 
     Raises:
-        UserError: no or too few images, folders that hardly are classes, a file that cannot be
+        UserError: no or too few images, folders that are not classes, a file that cannot be
             read, a wrong `test_fraction`, or what is not `strict`.
     """
     if not folder.is_dir():

@@ -51,7 +51,7 @@ class Mismatch(Exception):
 
 
 class Unchecked(Exception):
-    """A run that cannot be verified here, which is no fault of it."""
+    """A run that cannot be checked on this machine."""
 
 
 @dataclass(frozen=True)

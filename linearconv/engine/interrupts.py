@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at moments when they do no harm."""
+"""Defer Ctrl-C and SIGTERM to safe points."""
 
 from __future__ import annotations
 

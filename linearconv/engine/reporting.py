@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -15,7 +15,7 @@ from linearconv.engine.artifacts import filter_artifacts, unpack_symmetric
 Entry = dict[str, Any]
 
 
-class Observer(Protocol):
+class Observer:
     """Is notified of a run's progress; `entry` is the epoch's dict in the record's curve."""
 
     def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
@@ -57,7 +57,7 @@ def describe(entry: Entry, epochs: int, images_per_s: float) -> str:
     return "  ".join(part for part in parts if part)
 
 
-class Lines:
+class Lines(Observer):
     """One line per epoch, for log files."""
 
     def __init__(self) -> None:
@@ -67,18 +67,12 @@ class Lines:
         """Remember the number of epochs."""
         self._epochs = epochs
 
-    def step_done(self) -> None:
-        """Do nothing: one line per batch would be too many."""
-
     def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
         """Print the line."""
         print(describe(entry, self._epochs, images_per_s), flush=True)
 
-    def close(self) -> None:
-        """Do nothing: there is nothing to close."""
 
-
-class ProgressBar:
+class ProgressBar(Observer):
     """A live bar of the whole run, below one line per epoch.
 
     The time elapsed is this process's; what is left is estimated from its last batches.
@@ -131,7 +125,7 @@ def console() -> Observer:
     return ProgressBar() if sys.stdout.isatty() else Lines()
 
 
-class TensorBoard:
+class TensorBoard(Observer):
     """Writes the curve as scalars, and filters and correlations as images.
 
     Args:
@@ -146,12 +140,6 @@ class TensorBoard:
 
         self._writer = SummaryWriter(folder, purge_step=first_epoch)
         self._images_every = images_every
-
-    def epoch_started(self, epoch: int, epochs: int, steps: int) -> None:
-        """Do nothing: there is nothing to log yet."""
-
-    def step_done(self) -> None:
-        """Do nothing: one value per batch would make the host wait for the device."""
 
     def epoch_finished(self, entry: Entry, images_per_s: float, model: nn.Module) -> None:
         """Log one point of every curve and, every `images_every` epochs, the images."""

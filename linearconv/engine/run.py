@@ -39,7 +39,7 @@ from linearconv.errors import UserError
 log = logging.getLogger(__name__)
 
 MODEL_FILE = "model_sha256"
-"""The entry of a start's provenance with the hash of the file that has the model."""
+"""Provenance key: SHA-256 of the model's source file."""
 
 
 @dataclass(frozen=True)

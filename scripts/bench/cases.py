@@ -20,10 +20,10 @@ from linearconv import fuse, model_correlation_loss, set_execution
 from linearconv.complexity import count_macs
 from linearconv.engine.device import cudnn_heuristics, device_name
 from linearconv.engine.fast.memory import keep_freed_memory
-from linearconv.engine.fast.tape import device_operations
 from linearconv.engine.loop import Training, train_epoch
 from linearconv.engine.precision import autocast, effective_precision
 from linearconv.engine.step import Steps
+from scripts.bench.tape import device_operations
 from scripts.bench.timing import latency_ms, median_ratio, synchronise
 from train import eval_batch_size, initial_model, train_settings
 

@@ -12,10 +12,10 @@ import torch
 from configs import compose
 from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast.speed import AcceleratedModel
-from linearconv.engine.fast.tape import tape
 from linearconv.engine.loop import Training, fit
 from scripts.bench.cases import FastCase, UsualCase, random_images
 from scripts.bench.rows import write
+from scripts.bench.tape import tape
 from scripts.bench.timing import median_ratio
 from scripts.certify import bars
 from tests.conftest import REPOSITORY, Outcome

@@ -14,7 +14,7 @@ from data.packed import Dataset, Split
 from data.plan import EpochPlan
 from data.resident import _Pixels
 from data.spec import Normalisation
-from linearconv.engine.fast.tape import tape
+from scripts.bench.tape import tape
 
 CPU = torch.device("cpu")
 

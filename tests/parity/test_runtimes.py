@@ -18,12 +18,12 @@ from linearconv.dropout import seed_dropout
 from linearconv.engine.fast import small_images
 from linearconv.engine.fast.capture import checked_capture
 from linearconv.engine.fast.speed import Speed
-from linearconv.engine.fast.tape import tape
 from linearconv.engine.loop import Training, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings, set_lr
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import EagerSteps, Regularizer
 from models import Variant, architecture, widths
+from scripts.bench.tape import tape
 
 WIDTHS = {
     "base": (8, 8, 16, 16),
@@ -241,7 +241,7 @@ def test_each_switch_alone_keeps_the_trajectory(switch, digits, reference):
 
 @EACH_CASE
 def test_captured_steps_are_the_eager_ones(name, variant, recipe, digits):
-    """Captured as a CUDA graph would, here by a tape: see linearconv/engine/fast/tape.py."""
+    """Captured as a CUDA graph would, here by a tape: see scripts/bench/tape.py."""
     eager = training(name, variant, FAST, "factored", recipe=recipe)
     expected = trajectory(eager, EagerSteps(eager.step, batches(ResidentBatches, digits)))
     captured = training(name, variant, FAST, "factored", recipe=recipe)

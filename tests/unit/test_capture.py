@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from linearconv import LinearConv2d
 from linearconv.engine.fast.capture import CapturedSteps, CudaGraphs, Difference, checked_capture
-from linearconv.engine.fast.tape import HostWait, device_operations, tape
 from linearconv.engine.optimizer import ADAM, OptimizerSettings, build_optimizer
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep
+from scripts.bench.tape import HostWait, device_operations, tape
 from tests.toy import ToyBatches
 
 OPTIMIZERS = {

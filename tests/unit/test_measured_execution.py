@@ -16,13 +16,13 @@ from linearconv.engine.fast import speed as speed_module
 from linearconv.engine.fast.capture import CapturedSteps
 from linearconv.engine.fast.execution import captured_steps
 from linearconv.engine.fast.speed import AcceleratedModel, Speed
-from linearconv.engine.fast.tape import HostWait, tape
 from linearconv.engine.loop import Training, TrainSettings, fit
 from linearconv.engine.optimizer import build_optimizer
 from linearconv.engine.record import weights_sha256
 from linearconv.engine.seeding import seeded
 from linearconv.engine.step import EagerSteps, Regularizer, TrainStep
 from models import Variant, build_model
+from scripts.bench.tape import HostWait, tape
 from tests.toy import ToyBatches
 
 LR = Variant(linear=True, regularized=True)
