@@ -174,16 +174,13 @@ def convert(
             no images to recalibrate on, the model is distributed, or a convolution is compiled,
             lazy, or has a weight that is not finite; nothing has been changed.
     """
-    if not isinstance(alpha, Mapping) and not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
+    images = None if isinstance(warm_start, bool) else as_images(warm_start)
+    _check_alpha_and_rank(alpha, rank)
+    check_init(init)
     if form not in FORMS or (form == "pair" and (rank is not None or warm_start is False)):
         raise ValueError(
             f"form must be one of {', '.join(FORMS)}, and a pair has no rank and needs a warm start"
         )
-    if rank is not None and (type(rank) is not int or rank < 1):
-        raise ValueError(f"rank must be a whole number of at least 1, or None, got {rank}")
-    check_init(init)
-    images = None if isinstance(warm_start, bool) else as_images(warm_start)
     if recalibrate and images is None:
         raise ValueError("recalibrate=True needs images: convert(model, warm_start=images, ...)")
     if budget is not None and (images is None or rank is not None):
@@ -194,57 +191,77 @@ def convert(
     if not inplace:
         model = copy.deepcopy(model)
     names = named_modules_of(model, _ConvNd)
-    _check_whole(model, names)
-    owners = _owners(model)
-    skipped = _matching(model, [skip] if isinstance(skip, str) else list(skip))
-    reasons: dict[_ConvNd, str | None] = {}
-    alphas = _alphas(alpha, names)
-    for conv, found in names.items():
-        others = {n for p in conv.parameters(False) for n in owners[_memory(p)]} - set(found)
-        if skipped & set(found):
-            reasons[conv] = "as requested"
-        elif others:
-            reasons[conv] = f"shares parameters with {', '.join(sorted(others))}"
-        elif budget is not None:
-            reasons[conv] = _unsuitable(conv)
-        elif conv not in alphas:
-            reasons[conv] = "not named by alpha"
-        else:
-            reasons[conv] = _unsuitable(conv) or _no_gain(conv, alphas[conv], rank, min_reduction)
+    reasons = _left_alone(model, names, [skip] if isinstance(skip, str) else list(skip))
+    free = {conv: names[conv][0] for conv, why in reasons.items() if why is None}
     planned = None
     if budget is not None:
-        free = {conv: names[conv][0] for conv, why in reasons.items() if why is None}
         planned = plan(model, images, budget, free, cost=cost, form=form)
-        alphas = _alphas(planned, names)
-        reasons |= {conv: "not in the plan" for conv in free if conv not in alphas}
+    alphas = _alphas(alpha if planned is None else planned, names)
+    for conv in free:
+        if conv not in alphas:
+            reasons[conv] = "not named by alpha" if planned is None else "not in the plan"
+        elif planned is None:
+            reasons[conv] = _no_gain(conv, alphas[conv], rank, min_reduction)
     chosen = {conv: alphas[conv] for conv, why in reasons.items() if why is None}
     kept: dict[_ConvNd, float] = {}
     if warm_start is False:
         replacements = {c: initialised(c, share, rank, init) for c, share in chosen.items()}
     else:
         replacements = fitted(model, chosen, rank, form, images, kept)
-    layers = [
-        ConvertedLayer(
-            name=names[conv][0],
-            shape=tuple(conv.weight.shape),
-            groups=conv.groups,
-            parameters_before=sum(p.numel() for p in conv.parameters()),
-            parameters_after=sum(p.numel() for p in replacements.get(conv, conv).parameters()),
-            rank=getattr(replacements.get(conv), "rank", None),
-            saved_by_rank=saved_by_rank(replacements.get(conv)),
-            error=relative_error(replacements[conv], conv) if conv in kept else None,
-            kept=kept.get(conv),
-            skipped=why,
-        )
+    layers = tuple(
+        _described(names[conv][0], conv, replacements.get(conv), kept.get(conv), why)
         for conv, why in reasons.items()
-    ]
+    )
     for conv, new in replacements.items():
         if form == "linear":
             inherit(new, conv, handles=True)
     model = replaced(model, replacements)
     if recalibrate:
         recalibrate_batch_norms(model, images)
-    return Conversion(model, tuple(layers), planned)
+    return Conversion(model, layers, planned)
+
+
+def _check_alpha_and_rank(alpha: float | Mapping[str, float], rank: int | None) -> None:
+    if not isinstance(alpha, Mapping) and not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha must be between 0 and 1, both excluded, got {alpha}")
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise ValueError(f"rank must be a whole number of at least 1, or None, got {rank}")
+
+
+def _left_alone(
+    model: nn.Module, names: Mapping[_ConvNd, list[str]], skip: list[str]
+) -> dict[_ConvNd, str | None]:
+    """Why each convolution stays as it is, whatever its share; None if it may be converted."""
+    _check_whole(model, names)
+    owners, skipped = _owners(model), _matching(model, skip)
+    reasons: dict[_ConvNd, str | None] = {}
+    for conv, found in names.items():
+        others = {n for p in conv.parameters(False) for n in owners[_memory(p)]} - set(found)
+        if skipped & set(found):
+            reasons[conv] = "as requested"
+        elif others:
+            reasons[conv] = f"shares parameters with {', '.join(sorted(others))}"
+        else:
+            reasons[conv] = _unsuitable(conv)
+    return reasons
+
+
+def _described(
+    name: str, conv: _ConvNd, new: nn.Module | None, kept: float | None, skipped: str | None
+) -> ConvertedLayer:
+    """What was done with a convolution."""
+    return ConvertedLayer(
+        name=name,
+        shape=tuple(conv.weight.shape),
+        groups=conv.groups,
+        parameters_before=sum(p.numel() for p in conv.parameters()),
+        parameters_after=sum(p.numel() for p in (new or conv).parameters()),
+        rank=getattr(new, "rank", None),
+        saved_by_rank=saved_by_rank(new),
+        error=None if kept is None else relative_error(new, conv),
+        kept=kept,
+        skipped=skipped,
+    )
 
 
 def fuse(model: nn.Module) -> nn.Module:
