@@ -37,6 +37,16 @@ def parse(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    _add_data_options(parser)
+    _add_conversion_options(parser)
+    _add_training_options(parser)
+    args = parser.parse_args()
+    check(args)
+    return args
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The network and its images."""
     option = parser.add_argument
     option(
         "--model",
@@ -53,6 +63,12 @@ def parse(description: str) -> argparse.Namespace:
         "is ./NAME; default: %(default)s",
     )
     option(
+        "--data-root",
+        type=Path,
+        default=default_root(),
+        help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
+    )
+    option(
         "--strict",
         action="store_true",
         help="refuse test images that are training images, too, instead of warning",
@@ -64,11 +80,11 @@ def parse(description: str) -> argparse.Namespace:
         default=8000,
         help="use only so many, of a folder, too (%(default)s)",
     )
-    option("--epochs", type=int, default=5, help="of the plain network (%(default)s)")
-    option("--finetune-epochs", type=int, default=3, help="of the converted one (%(default)s)")
-    option("--lr", type=float, default=1e-3, help="learning rate of Adam (%(default)s)")
-    option("--finetune-lr", type=float, default=3e-4, help="in fine-tuning (%(default)s)")
-    option("--batch-size", type=int, default=64)
+    option("--workers", type=int, help=f"processes that read a folder ({WORKERS})")
+
+
+def _add_conversion_options(parser: argparse.ArgumentParser) -> None:
+    """What the network is converted to."""
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--budget",
@@ -77,20 +93,8 @@ def parse(description: str) -> argparse.Namespace:
         help="share of the parameters to keep; layers and shares are chosen (%(default)s)",
     )
     size.add_argument("--alpha", type=float, help="instead: share of stored filters in every layer")
-    option(
-        "--distill",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="fine-tune towards the plain network's outputs, else towards the labels (yes)",
-    )
+    option = parser.add_argument
     option("--rank", type=int, help="of the coefficients (LRr); default: full")
-    option(
-        "--strength",
-        type=float,
-        default=1e-2,
-        help="of the correlation loss, which is added to every 10th batch, or to the last one of "
-        "shorter epochs (%(default)s)",
-    )
     option(
         "--skip",
         nargs="*",
@@ -105,20 +109,33 @@ def parse(description: str) -> argparse.Namespace:
         help="write the folded, the factored and the fastest network here, for "
         "linearconv.load_converted",
     )
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    """How the networks are trained, and on what."""
+    option = parser.add_argument
+    option("--epochs", type=int, default=5, help="of the plain network (%(default)s)")
+    option("--finetune-epochs", type=int, default=3, help="of the converted one (%(default)s)")
+    option("--lr", type=float, default=1e-3, help="learning rate of Adam (%(default)s)")
+    option("--finetune-lr", type=float, default=3e-4, help="in fine-tuning (%(default)s)")
+    option("--batch-size", type=int, default=64)
+    option(
+        "--distill",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fine-tune towards the plain network's outputs, else towards the labels (yes)",
+    )
+    option(
+        "--strength",
+        type=float,
+        default=1e-2,
+        help="of the correlation loss, which is added to every 10th batch, or to the last one of "
+        "shorter epochs (%(default)s)",
+    )
     option("--seed", type=int, default=0)
     option("--precision", default="tf32", choices=sorted(PRECISIONS))
     option("--threads", type=int, help="CPU threads; default: torch's")
-    option("--workers", type=int, help=f"processes that read a folder ({WORKERS})")
     option("--device", default="auto")
-    option(
-        "--data-root",
-        type=Path,
-        default=default_root(),
-        help="folder of datasets (default: $LINEARCONV_DATA, else datasets)",
-    )
-    args = parser.parse_args()
-    check(args)
-    return args
 
 
 def check(args: argparse.Namespace) -> None:
