@@ -68,7 +68,7 @@ verify: setup  ## evaluate the committed weights and compare them with the recor
 
 .PHONY: certify
 certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar as met or missed
-	@$(RUN) scripts/certify.py
+	@$(RUN) scripts/benchmark.py certify
 
 .PHONY: tables
 tables: setup  ## regenerate tables, claims, figures, learning rates and studies from the records

@@ -20,7 +20,7 @@ from linearconv.warm_start import FilterFit, fit_filters
 EXECUTIONS = ("auto", "generate", "factored")
 MACS_PER_OUTPUT = 64
 """Multiply-adds that combining must save per output value, to offset its extra memory traffic;
-measured with scripts/benchmark_layers.py on a CPU."""
+measured with `scripts/benchmark.py layers` on a CPU."""
 PERMUTED = "permuted"
 """The entry in a state dict's metadata that says whether a layer's outputs are permuted."""
 

@@ -179,7 +179,7 @@ class FastCase(Case):
             seed=config.seed,
             device=self.device,
         )
-        model = initial_model(config, identity, None).to(self.device)
+        model = initial_model(config, identity).to(self.device)
         self.training = Training(model, train_settings(config, identity), config.runtime)
         accelerated = self.training.accelerated
         with accelerated.rewritten():
@@ -247,7 +247,7 @@ class UsualCase(Case):
             self._loader(split, train)
             for split, train in ((self.dataset.train, True), (self.dataset.test, False))
         )
-        model = initial_model(self.config, identify(self.config), None)
+        model = initial_model(self.config, identify(self.config))
         set_execution(model, "generate")
         model = model.to(self.device)
         lr = self.config.recipe.lr or self.config.model.lr

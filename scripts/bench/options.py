@@ -1,21 +1,25 @@
-"""The command-line options that every benchmark takes."""
+"""The command line of a benchmark: its own options, and those that all have."""
 
 from __future__ import annotations
 
 import argparse
+from types import ModuleType
+from typing import Any
 
 from linearconv.engine.precision import PRECISIONS
 
 
-def add_options(parser: argparse.ArgumentParser, folder: str = "") -> None:
-    """Add the arguments common to all benchmarks.
+def parser_of(mode: ModuleType, **texts: Any) -> argparse.ArgumentParser:
+    """The parser of a mode of scripts/benchmark.py.
 
     Args:
-        parser: the benchmark's parser.
-        folder: where `--write` saves, relative to results/benchmarks/.
+        mode: a module with `add_options`.
+        texts: further arguments of `argparse.ArgumentParser`.
     """
+    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+    mode.add_options(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=PRECISIONS, default="tf32")
     parser.add_argument("--device", default="auto")
-    where = f"save under results/benchmarks/{folder}"
-    parser.add_argument("--write", action="store_true", help=where)
+    parser.add_argument("--write", action="store_true", help="save under results/benchmarks/")
+    return parser

@@ -1,4 +1,4 @@
-"""The benchmarks and certify.py, on little data."""
+"""The modes of benchmark.py, on little data."""
 
 import csv
 import json
@@ -14,10 +14,10 @@ from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast.speed import AcceleratedModel
 from linearconv.engine.loop import Training, fit
 from scripts.bench.cases import FastCase, UsualCase, random_images
+from scripts.bench.certify import bars
 from scripts.bench.rows import write
 from scripts.bench.tape import tape
 from scripts.bench.timing import median_ratio
-from scripts.certify import bars
 from tests.conftest import REPOSITORY, Outcome
 
 # In one worker, which measures once.
@@ -135,26 +135,26 @@ def test_the_benchmark_runs_the_operations_that_training_runs(monkeypatch, tmp_p
 
 
 def test_layers_are_timed_in_both_executions(script):
-    done = script("benchmark_layers", "--model", "base", "--rounds", "1", "--batch-size", "4")
+    done = script("benchmark", "layers", "--model", "base", "--rounds", "1", "--batch-size", "4")
     assert done.code == 0, done.err
     title, header, *layers, last = done.out.splitlines()
     assert title.startswith("base-LRr on ") and header.split()[0] == "layer"
     chosen = {line.split()[0]: line.split()[6] for line in layers}
     assert chosen == {"conv1": "generate"} | dict.fromkeys(("conv2", "conv3", "conv4"), "factored")
     assert "of 4 choices are slower" in last
-    done = script("benchmark_layers", "--model", "base", "--rounds", "0")
+    done = script("benchmark", "layers", "--model", "base", "--rounds", "0")
     assert done.code == 2 and "--rounds" in done.err
 
 
 def test_slots_are_measured_together(script):
-    done = run("benchmark_slots.py", *TINY, "--slots", "1,2")
+    done = run("benchmark.py", "slots", *TINY, "--slots", "1,2")
     assert done.returncode == 0, done.stderr
     title, one, two = done.stdout.splitlines()
     assert title.startswith("base-Conv on ")
     assert one.startswith("1 at once") and one.endswith("x1.00")
     assert two.startswith("2 at once") and float(two.partition(", x")[2]) > 0
     for arguments, words in ((["--slots", "0"], "--slots must be"), (["--model", "x"], "base")):
-        done = script("benchmark_slots", *arguments)
+        done = script("benchmark", "slots", *arguments)
         assert done.code == 2 and words in done.err
 
 
@@ -212,5 +212,5 @@ def test_the_bars_of_a_gpu(change, met):
 def test_certify_needs_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    done = run("certify.py")
+    done = run("benchmark.py", "certify")
     assert done.returncode == 2 and "needs a CUDA device" in done.stderr

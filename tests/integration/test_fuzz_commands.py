@@ -148,6 +148,7 @@ OPTIONS = {
     "compare": ["--results-dir", "--against", "--metric", "--csv", "--figure", "model=base", "x"],
     "count": ["--format", "model=base", "variant=Lr", "variant=X", "alpha=2"],
     "verify": ["--results-dir", "--data-root", "--device", "cifar10-base-Lr-s0-00000000"],
+    "redundancy": ["--results-dir", "--device", "cifar10-base-Conv-s0-2b22fbec"],
     "prepare_data": ["--root", "--offline", "--from-folder", "--from-npz", "--name", "digits",
                      "--test-fraction", "--flip"],
     "reproduce": ["--table", "--model", "--variant", "--dataset", "--seeds", "--recipe", "--status",
@@ -156,18 +157,19 @@ OPTIONS = {
                "--data-root", "cifar10-base-Lr-s0-00000000"],
     "benchmark": ["--model", "--variants", "--modes", "--format", "--precision", "--device",
                   "runtime.execution=x", "alpha=2"],
-    "benchmark_layers": ["--model", "--variant", "--batch-size", "--precision", "--device"],
-    "benchmark_slots": ["--model", "--variant", "--slots", "--precision", "--device"],
+    "benchmark layers": ["--model", "--variant", "--batch-size", "--precision", "--device"],
+    "benchmark slots": ["--model", "--variant", "--slots", "--precision", "--device"],
     "compress": ["--model", "--data", "--image-size", "--lr", "--batch-size", "--alpha", "--rank",
                  "--strength", "--skip", "--out", "--seed", "--precision", "--workers", "--device"],
 }  # fmt: skip
 FIXED = {
     "reproduce": ["--dry-run"],
     "benchmark": ["--images", "0", "--rounds", "1"],
-    "benchmark_layers": ["--rounds", "0"],
-    "benchmark_slots": ["--rounds", "0", "--images", "0"],
+    "benchmark layers": ["--rounds", "0"],
+    "benchmark slots": ["--rounds", "0", "--images", "0"],
     "compress": ["--epochs", "0", "--finetune-epochs", "0", "--data-root", "nowhere"],
     "verify": ["--data-root", "nowhere"],
+    "redundancy": ["--data-root", "nowhere"],
 }
 """Given last, so that no command line trains, measures for long or downloads a dataset."""
 DEFAULTS = {"reproduce": ["--table", "3", "--model", "base"]}
@@ -183,12 +185,12 @@ def call_randomly(script, folder, name: str, seeds: range) -> None:
             line.append(option)
             if option.startswith("--") and draw.random() < 0.9:
                 line.append(draw.choice(WORDS))
-        if name == "report" and "--results-dir" not in line:
+        if name in ("report", "redundancy") and "--results-dir" not in line:
             line += ["--results-dir", str(folder)]
         if line in called:
             continue
         called.append(line)
-        done = script(name, *line, *FIXED.get(name, []))
+        done = script(*name.split(), *line, *FIXED.get(name, []))
         assert done.code in (0, 1, 2, 75), (name, line, done.err)
         assert done.code == 0 or done.out + done.err, (name, line)
 
@@ -216,4 +218,4 @@ def test_many_random_command_lines_of_scripts(script, elsewhere, name):
 
 def test_every_script_is_called():
     scripts = {path.stem for path in (REPOSITORY / "scripts").glob("*.py")}
-    assert scripts - set(OPTIONS) == {"__init__", "command", "certify"}  # which has no options
+    assert scripts - set(OPTIONS) == {"__init__", "command"}

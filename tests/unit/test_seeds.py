@@ -19,7 +19,7 @@ def config(seed: int, model: str = "base"):
 
 def network(seed: int, model: str) -> torch.nn.Module:
     chosen = config(seed, model)
-    return initial_model(chosen, identify(chosen), None)
+    return initial_model(chosen, identify(chosen))
 
 
 def test_initial_weights():

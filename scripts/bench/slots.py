@@ -1,20 +1,15 @@
 """Throughput of several training processes on one device, as with reproduce.py --slots.
 
-    python scripts/benchmark_slots.py --model base --variant Conv --slots 1,2
-    python scripts/benchmark_slots.py --slots 1,2,4 --write    # results/benchmarks/slots/*.csv
+    python scripts/benchmark.py slots --model base --variant Conv --slots 1,2
+    python scripts/benchmark.py slots --slots 1,2,4 --write    # results/benchmarks/slots/*.csv
 
-Each process trains epochs of random images with runtime=fast, as in `benchmark.py`; on a CPU they
+Each process trains epochs of random images with runtime=fast, as the mode speed does; on a CPU they
 share its threads. In each round, the processes of a group start together and the slowest one's time
 counts; rounds alternate between the groups, ratios are taken within a round, and all figures are
 medians.
 """
 
 from __future__ import annotations
-
-try:
-    from scripts.command import exit_with
-except ModuleNotFoundError as missing:
-    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
 
 import argparse
 import multiprocessing
@@ -27,32 +22,25 @@ from typing import Any
 import torch
 
 from configs import compose
-from configs.cli import MISTAKE
 from linearconv.engine.device import device_name, resolve_device
 from linearconv.engine.precision import effective_precision, precision_flags
 from linearconv.errors import UserError
 from scripts.bench.cases import FastCase, random_images
-from scripts.bench.options import add_options
 from scripts.bench.rows import BENCHMARKS, write
 from scripts.bench.timing import synchronise
 
 
-def main() -> int:
-    """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this mode alone."""
     parser.add_argument("--model", default="base")
     parser.add_argument("--variant", default="Conv")
     parser.add_argument("--slots", default="1,2", help="numbers of processes; 1 first")
     parser.add_argument("--images", type=int, default=3200, help="training images in an epoch")
-    add_options(parser, "slots/")
-    args = parser.parse_args()
-    try:
-        rows = measure(args)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return MISTAKE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; returns the exit code."""
+    rows = measure(args)
     print(f"{rows[0]['model']}-{rows[0]['variant']} on {rows[0]['device']}")
     for row in rows:
         print(
@@ -169,7 +157,3 @@ def train(args: argparse.Namespace, threads: int, end: Connection) -> None:
             case.epoch()
             synchronise(device)
             seconds = time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    exit_with(main)

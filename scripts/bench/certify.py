@@ -1,17 +1,13 @@
 """Run the CUDA tests, then report each GPU bar as met or missed.
 
-    make certify    # or python scripts/certify.py
+    make certify    # or python scripts/benchmark.py certify
 
 Exit code 0: tests passed and all bars met; 1: a test failed or a bar was missed; 2: no CUDA device.
 """
 
 from __future__ import annotations
 
-try:
-    from scripts.command import exit_with
-except ModuleNotFoundError as missing:
-    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
-
+import argparse
 import json
 import subprocess
 import sys
@@ -24,15 +20,20 @@ import torch
 from configs.cli import FAILED, MISTAKE
 from linearconv.engine.device import resolve_device, unusable_cuda
 from linearconv.engine.provenance import provenance
+from scripts.bench import speed
+from scripts.bench.options import parser_of
 from scripts.bench.rows import write
-from scripts.benchmark import measure, parser, text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = "Conv,e,L,Lr,LRr"
 COMMON = ("--images=6400", "--device=cuda")
 
 
-def main() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """It takes none of its own, and sets those that all benchmarks have."""
+
+
+def run(args: argparse.Namespace) -> int:
     """Run tests and benchmarks on the GPU; returns the exit code."""
     if not torch.cuda.is_available():
         reason = unusable_cuda() or "torch sees none"
@@ -50,7 +51,7 @@ def main() -> int:
     fast = {}
     for model in ("base", "vgg11", "resnet18"):
         rows = _measure(model, "usual,fast")
-        print(text(rows), f"wrote {write(rows)}", sep="\n", flush=True)
+        print(speed.text(rows), f"wrote {write(rows)}", sep="\n", flush=True)
         fast[model] = {row["variant"]: row for row in rows if row["mode"] == "fast"}
     generated = {
         row["variant"]: row for row in _measure("vgg11", "fast", "runtime.execution=generate")
@@ -63,8 +64,9 @@ def main() -> int:
 
 
 def _measure(model: str, modes: str, *overrides: str) -> list[dict[str, Any]]:
+    """The rows of the mode speed, as `python scripts/benchmark.py` measures them."""
     options = [f"--model={model}", f"--variants={VARIANTS}", f"--modes={modes}"]
-    return measure(parser().parse_intermixed_args([*options, *COMMON, *overrides]))
+    return speed.measure(parser_of(speed).parse_intermixed_args([*options, *COMMON, *overrides]))
 
 
 def _deterministic() -> tuple[str, str, str, bool]:
@@ -111,8 +113,8 @@ def bars(
         return name, f"<= {bar:g}", f"{value:.4g}", value <= bar
 
     for model in ("base", "vgg11"):
-        speed = fast[model]["Conv"]["ratio_to_usual"]
-        yield at_least(f"{model}-Conv, fast over usual", speed, 10)
+        ratio = fast[model]["Conv"]["ratio_to_usual"]
+        yield at_least(f"{model}-Conv, fast over usual", ratio, 10)
     yield at_least("vgg11-LRr, training images/s", 64e3 / vgg11["LRr"]["ms_per_step"], 60e3)
     for model in ("vgg11", "resnet18"):
         step = fast[model]["LRr"]["step_over_conv"]
@@ -130,7 +132,3 @@ def bars(
         captured = all(note.startswith("captured") for note in notes)
         yield f"{model}, steps", "captured", "; ".join(sorted(notes)), captured
     yield at_most("vgg11-LRr, device operations a step", vgg11["LRr"]["device_ops_per_step"], 155)
-
-
-if __name__ == "__main__":
-    exit_with(main)

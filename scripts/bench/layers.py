@@ -1,7 +1,7 @@
 """Time both executions of each LinearConv layer, and show where `auto` picks the slower one.
 
-    python scripts/benchmark_layers.py --model vgg11 --variant LRr
-    python scripts/benchmark_layers.py --model resnet18 --write    # results/benchmarks/layers/*.csv
+    python scripts/benchmark.py layers --model vgg11 --variant LRr
+    python scripts/benchmark.py layers --model resnet18 --write    # results/benchmarks/layers/*.csv
 
 Each layer is timed by itself, forward and backward, on random inputs of the shape that it gets in
 the network, with the memory format and small-image matrix products of runtime=fast. Rounds
@@ -9,11 +9,6 @@ alternate between the executions; figures are medians.
 """
 
 from __future__ import annotations
-
-try:
-    from scripts.command import exit_with
-except ModuleNotFoundError as missing:
-    raise SystemExit(f"{missing}: run `make setup`, or pip install -e '.[train]'") from None
 
 import argparse
 import statistics
@@ -25,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from configs import compose, identify
-from configs.cli import MISTAKE
 from data import SIZE
 from linearconv import LinearConv2d
 from linearconv.engine.device import device_name, resolve_device
@@ -33,7 +27,6 @@ from linearconv.engine.fast.memory import keep_freed_memory, unsafe_channels_las
 from linearconv.engine.fast.small_images import small_image_products
 from linearconv.engine.precision import autocast, effective_precision, precision_flags
 from linearconv.errors import UserError
-from scripts.bench.options import add_options
 from scripts.bench.rows import BENCHMARKS, write
 from scripts.bench.timing import synchronise
 from train import initial_model
@@ -45,21 +38,16 @@ TIE = 0.05
 """A choice is wrong if it is slower than the other by more than this fraction."""
 
 
-def main() -> int:
-    """Run the benchmark; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this mode alone."""
     parser.add_argument("--model", default="vgg11")
     parser.add_argument("--variant", default="LRr", choices=("L", "Lr", "LRr"))
     parser.add_argument("--batch-size", type=int, default=64)
-    add_options(parser, "layers/")
-    args = parser.parse_args()
-    try:
-        rows = measure(args)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return MISTAKE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print; returns the exit code."""
+    rows = measure(args)
     print(text(rows))
     if args.write:
         path = write(rows, BENCHMARKS / "layers", ("model", "variant", "precision", "layer"))
@@ -77,7 +65,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise UserError("--rounds and --batch-size must be at least 1")
     config = compose([f"model={args.model}", f"variant={args.variant}"])
     device = resolve_device(args.device)
-    model = initial_model(config, identify(config), None).to(device)
+    model = initial_model(config, identify(config)).to(device)
     if device.type == "cpu" and (unsafe := unsafe_channels_last(model)):
         raise UserError(f"these layers cannot be trained in channels_last: {', '.join(unsafe)}")
     model = model.to(memory_format=torch.channels_last)
@@ -171,7 +159,3 @@ def text(rows: list[dict[str, Any]]) -> str:
         )
     lines.append(f"{wrong} of {len(rows)} choices are slower by more than {TIE:.0%}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    exit_with(main)
