@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from data.spec import DatasetSpec
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 
 PATH_KEYS = (
     "results_dir",
@@ -130,7 +130,7 @@ class RegularizerConfig:
 
 
 @dataclass
-class RuntimeConfig(Speed):
+class RuntimeConfig(Runtime):
     """How training is executed, not what it computes; configs/runtime/fast.yaml has the details.
 
     Attributes:

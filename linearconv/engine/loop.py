@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from linearconv.engine.checkpoint import Checkpoints, load_weights, save
-from linearconv.engine.fast.speed import AcceleratedModel, Speed
+from linearconv.engine.fast.runtime import AcceleratedModel, Runtime
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.optimizer import (
     ADAM,
@@ -96,7 +96,7 @@ class Training:
     Args:
         model: already on its device.
         settings: see `TrainSettings`.
-        speed: see `Speed`.
+        runtime: see `Runtime`.
 
     Attributes:
         curve: one dict per finished epoch (see `record.py`).
@@ -107,12 +107,12 @@ class Training:
     """
 
     def __init__(
-        self, model: nn.Module, settings: TrainSettings, speed: Speed | None = None
+        self, model: nn.Module, settings: TrainSettings, runtime: Runtime | None = None
     ) -> None:
-        self.model, self.settings, self.speed = model, settings, speed or Speed()
-        self.accelerated = AcceleratedModel(model, self.speed)
+        self.model, self.settings, self.runtime = model, settings, runtime or Runtime()
+        self.accelerated = AcceleratedModel(model, self.runtime)
         self.optimizer = build_optimizer(
-            model, settings.lr, settings.optimizer, fused=self.speed.fused_optimizer
+            model, settings.lr, settings.optimizer, fused=self.runtime.fused_optimizer
         )
         self.step = TrainStep(
             model,
@@ -324,7 +324,7 @@ def _correlation(training: Training) -> float | None:
 
 
 class _Saves:
-    """Writes a run's checkpoints, at most every `Speed.save_every_s` seconds.
+    """Writes a run's checkpoints, at most every `Runtime.save_every_s` seconds.
 
     If epochs take less than a second, a checkpoint after each would take longer than training.
     """
@@ -343,7 +343,7 @@ class _Saves:
         if training.selected is training.curve[-1]:
             weights = {name: t.clone() for name, t in training.model.state_dict().items()}
             self._best = {"epoch": training.epoch, "model": weights, "correct": training.correct}
-        if last or time.monotonic() - self._time >= training.speed.save_every_s:
+        if last or time.monotonic() - self._time >= training.runtime.save_every_s:
             self.save()
         else:
             self._finished = copy.deepcopy(training.state_dict())

@@ -20,7 +20,7 @@ from linearconv.engine.artifacts import (
     write_artifacts,
 )
 from linearconv.engine.checkpoint import Checkpoints, load
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 from linearconv.engine.files import check_writable, delete_partial
 from linearconv.engine.interrupts import interrupts_deferred
 from linearconv.engine.lock import lock
@@ -175,7 +175,7 @@ class RunSpec:
         model: builds the network, with the run's initial weights, on its device.
         batches: the data.
         settings: see `TrainSettings`.
-        speed: see `Speed`.
+        runtime: see `Runtime`.
         input_shape: (C, H, W) of one image.
     """
 
@@ -184,7 +184,7 @@ class RunSpec:
     model: Callable[[], nn.Module]
     batches: Batches
     settings: TrainSettings
-    speed: Speed
+    runtime: Runtime
     input_shape: tuple[int, int, int]
 
 
@@ -224,7 +224,7 @@ def execute(
             return finished
         for path in (paths.record, paths.artifacts, paths.weights):
             delete_partial(path)
-        training = Training(spec.model(), spec.settings, spec.speed)
+        training = Training(spec.model(), spec.settings, spec.runtime)
         # Before training, so that a network that cannot be counted costs no run.
         counts = network_counts(
             training.model, spec.input_shape, batch_size=spec.identity["recipe"]["batch_size"]

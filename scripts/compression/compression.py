@@ -19,7 +19,7 @@ from linearconv import (
 )
 from linearconv.complexity import count_macs
 from linearconv.convert import Conversion
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 from linearconv.engine.files import atomic_write
 from linearconv.engine.loop import (
     Batches,
@@ -35,7 +35,9 @@ from models.pruning import pruned_to
 from scripts.bench.timing import latency_ms
 from scripts.compression.rows import PEERS, Row, comparison, verdict
 
-SPEED = Speed(channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True)
+RUNTIME = Runtime(
+    channels_last=True, fused_optimizer=True, small_image_products=True, keep_memory=True
+)
 LITTLE = 0.2
 """Share of the parameters that half the filters in every layer save at least, where it pays."""
 REGULARIZED_EVERY = 10
@@ -214,7 +216,7 @@ class Compression:
         settings = TrainSettings(
             epochs, lr, epochs, 1.0, regularizer, self.args.precision, schedule="cosine"
         )
-        training = Training(network, settings, SPEED)
+        training = Training(network, settings, RUNTIME)
         if teacher is not None:
             training.step = DistillationStep(training.step, teacher)
         with precision_flags(settings.precision), training.accelerated.rewritten():

@@ -11,7 +11,7 @@ import torch
 
 from configs import compose
 from linearconv.engine.checkpoint import Checkpoints
-from linearconv.engine.fast.speed import AcceleratedModel
+from linearconv.engine.fast.runtime import AcceleratedModel
 from linearconv.engine.loop import Training, fit
 from scripts.bench.cases import FastCase, UsualCase, random_images
 from scripts.bench.certify import bars

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+import scripts.evidence.results  # noqa: F401  # before a test moves the checkout
 from tests.conftest import REPOSITORY
 
 NUMBERS = ["0", "-1", "1", "2", "7", "1.5", "nan", "inf", "1e30", "100000", "abc", "null", "''"]

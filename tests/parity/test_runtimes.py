@@ -17,7 +17,7 @@ from linearconv import LinearConv2d, set_execution
 from linearconv.dropout import seed_dropout
 from linearconv.engine.fast import small_images
 from linearconv.engine.fast.capture import checked_capture
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 from linearconv.engine.loop import Training, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings, set_lr
 from linearconv.engine.seeding import seeded
@@ -50,7 +50,7 @@ CASES += [(name, "LRr") for name in ("resnet18", "squeezenet")]
 MODERN_CASES = [("base", "Conv"), ("vgg11", "LRr"), ("grouped", "Lr")]
 EPOCHS = 4
 CPU = torch.device("cpu")
-FAST = Speed(
+FAST = Runtime(
     channels_last=True,
     fused_optimizer=True,
     count_per_epoch=True,
@@ -116,7 +116,7 @@ def network(name: str, variant: str, dtype: torch.dtype) -> nn.Module:
     return model.to(dtype)
 
 
-PLAIN = Speed()
+PLAIN = Runtime()
 MODERN = {
     "lr": 1e-2,
     "optimizer": OptimizerSettings("sgd", momentum=0.9, nesterov=True, weight_decay=5e-4),
@@ -218,11 +218,11 @@ def test_fast_and_reference_have_one_trajectory(name, variant, recipe, digits, r
 SWITCHES = {
     "data": {"way": ResidentBatches},
     "execution": {"execution": "factored"},
-    "channels_last": {"speed": Speed(channels_last=True)},
-    "fused_optimizer": {"speed": Speed(fused_optimizer=True)},
-    "count_per_epoch": {"speed": Speed(count_per_epoch=True)},
-    "pool_before_relu": {"speed": Speed(pool_before_relu=True)},
-    "small_image_products": {"speed": Speed(small_image_products=True)},
+    "channels_last": {"speed": Runtime(channels_last=True)},
+    "fused_optimizer": {"speed": Runtime(fused_optimizer=True)},
+    "count_per_epoch": {"speed": Runtime(count_per_epoch=True)},
+    "pool_before_relu": {"speed": Runtime(pool_before_relu=True)},
+    "small_image_products": {"speed": Runtime(small_image_products=True)},
 }
 
 

@@ -9,7 +9,7 @@ from data import DATA, ResidentBatches, load_dataset
 from linearconv import model_correlation_loss, set_execution
 from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast.capture import CapturedSteps
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 from linearconv.engine.loop import Training, TrainSettings, fit, train_epoch
 from linearconv.engine.optimizer import ADAM, OptimizerSettings
 from linearconv.engine.precision import precision_flags
@@ -37,7 +37,7 @@ def test_forward_and_loss_stay_on_the_device_and_read_nothing_back(name, executi
     assert total.device.type == "cuda"
 
 
-FAST = Speed(
+FAST = Runtime(
     channels_last=True,
     fused_optimizer=True,
     cuda_graphs=True,  # on CUDA
@@ -55,7 +55,7 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 )
 @pytest.mark.parametrize(
     ("speed", "optimizer", "execution"),
-    [(Speed(), ADAM, "generate"), (FAST, ADAM, "factored"), (FAST, MOMENTUM, "generate")],
+    [(Runtime(), ADAM, "generate"), (FAST, ADAM, "factored"), (FAST, MOMENTUM, "generate")],
     ids=["reference", "fast", "fast-momentum"],
 )
 def test_a_resumed_run_is_bit_identical(tmp_path, device, execution, speed, optimizer, digits_root):

@@ -35,7 +35,7 @@ from linearconv.engine.artifacts import (
 )
 from linearconv.engine.checkpoint import Checkpoints, load
 from linearconv.engine.digests import value_sha256
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 from linearconv.engine.loop import NonFiniteLoss, Training, TrainSettings, fit
 from linearconv.engine.precision import precision_flags
 from linearconv.engine.provenance import git_state, portable, provenance
@@ -253,7 +253,7 @@ def test_checkpoints_are_kept_before_the_first_and_after_each_epoch(tmp_path):
     assert {"model", "optimizer", "curve", "science", "test_acc_best"} <= set(state)
 
 
-def interrupted(folder: Path, epoch: int, speed: Speed | None = None) -> None:
+def interrupted(folder: Path, epoch: int, speed: Runtime | None = None) -> None:
     """Train until the middle of an epoch, as Ctrl-C ends it."""
 
     class Stop:
@@ -275,7 +275,7 @@ def interrupted(folder: Path, epoch: int, speed: Speed | None = None) -> None:
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_finished_epochs_survive_an_interrupt_though_no_save_was_due(tmp_path, epoch):
     whole, _ = train(tmp_path / "whole")
-    interrupted(tmp_path / "parts", epoch, Speed(save_every_s=3600.0))
+    interrupted(tmp_path / "parts", epoch, Runtime(save_every_s=3600.0))
     assert Checkpoints(tmp_path / "parts").load_last()["epoch"] == epoch
     parts, _ = train(tmp_path / "parts")
     assert parts.curve == whole.curve
@@ -636,7 +636,7 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
     ends = []
     for folder, every in (("each", 0.0), ("rare", 3600.0)):
         saved.clear()
-        training = Training(toy_model(), toy_settings(), Speed(save_every_s=every))
+        training = Training(toy_model(), toy_settings(), Runtime(save_every_s=every))
         fit(training, ToyBatches(), Checkpoints(tmp_path / folder), header=HEADER, start={})
         ends.append(weights_sha256(training.model))
         assert saved == ([0, 1, 2, 3, 4] if every == 0 else [0, 4])
@@ -648,7 +648,7 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
 
 def test_a_time_limit_writes_what_was_not_yet_written(tmp_path):
     ticks = iter(range(100))
-    training = Training(toy_model(), toy_settings(), Speed(save_every_s=3600.0))
+    training = Training(toy_model(), toy_settings(), Runtime(save_every_s=3600.0))
     checkpoints = Checkpoints(tmp_path)
     clock = lambda: next(ticks)  # noqa: E731
     done = fit(
@@ -664,7 +664,7 @@ def test_a_full_disk_of_the_log_loses_no_epoch(tmp_path):
             if entry["epoch"] == 3:
                 raise OSError("No space left on device")
 
-    training = Training(toy_model(), toy_settings(), Speed(save_every_s=3600.0))
+    training = Training(toy_model(), toy_settings(), Runtime(save_every_s=3600.0))
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(OSError, match="No space left"):
         fit(training, ToyBatches(), checkpoints, header=HEADER, start={}, observers=[Full()])
@@ -704,7 +704,7 @@ def test_torchs_dropout_draws_anew_in_each_epoch(tmp_path):
 def test_a_failure_of_the_device_is_raised_though_nothing_can_be_saved_after_it(
     tmp_path, monkeypatch, caplog
 ):
-    training = Training(toy_model(), toy_settings(), Speed(save_every_s=3600.0))
+    training = Training(toy_model(), toy_settings(), Runtime(save_every_s=3600.0))
     original, calls = loop.train_epoch, []
 
     def fail(*args):

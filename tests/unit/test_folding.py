@@ -7,7 +7,7 @@ from torch.nn.utils import weight_norm
 
 from linearconv import LinearConv2d, set_execution
 from linearconv.engine.fast.folding import FoldedNetwork
-from linearconv.engine.fast.speed import AcceleratedModel, Speed
+from linearconv.engine.fast.runtime import AcceleratedModel, Runtime
 from models import Variant, build_model
 
 CONV, LRR = Variant(), Variant(linear=True, regularized=True, rank=10)
@@ -156,7 +156,7 @@ def test_a_network_that_cannot_be_traced_is_evaluated_as_it_is(caplog):
             return super().forward(x)
 
     model = Checked(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    accelerated = AcceleratedModel(model, Speed(fold_batch_norms=True))
+    accelerated = AcceleratedModel(model, Runtime(fold_batch_norms=True))
     networks = [accelerated.evaluated() for _ in range(2)]
     assert networks == [model, model] and not model.training
     assert caplog.text.count("torch.fx cannot trace this network") == 1
@@ -194,7 +194,7 @@ def test_networks_that_would_be_others_are_evaluated_as_they_are(caplog):
     images = torch.randn(8, 3, 8, 8)
     for name, model in models.items():
         caplog.clear()
-        accelerated = AcceleratedModel(model.eval(), Speed(fold_batch_norms=True))
+        accelerated = AcceleratedModel(model.eval(), Runtime(fold_batch_norms=True))
         for _ in range(2):
             with torch.no_grad():
                 found = accelerated.evaluated()(images)
@@ -207,7 +207,7 @@ def test_folding_goes_on_once_it_was_right(monkeypatch):
     """The check costs one batch."""
     torch.manual_seed(0)
     model = lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
-    accelerated = AcceleratedModel(model, Speed(fold_batch_norms=True))
+    accelerated = AcceleratedModel(model, Runtime(fold_batch_norms=True))
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         expected = model.eval()(images)

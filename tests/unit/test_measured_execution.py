@@ -15,7 +15,7 @@ from linearconv.engine.checkpoint import Checkpoints
 from linearconv.engine.fast import speed as speed_module
 from linearconv.engine.fast.capture import CapturedSteps
 from linearconv.engine.fast.execution import captured_steps
-from linearconv.engine.fast.speed import AcceleratedModel, Speed
+from linearconv.engine.fast.runtime import AcceleratedModel, Runtime
 from linearconv.engine.loop import Training, TrainSettings, fit
 from linearconv.engine.optimizer import build_optimizer
 from linearconv.engine.record import weights_sha256
@@ -131,7 +131,7 @@ def refuse(step):
 
 @pytest.fixture
 def like_cuda(monkeypatch):
-    """`Speed(cuda_graphs=True)` on a CPU, with tapes; returns a function that sets the clock."""
+    """`Runtime(cuda_graphs=True)` on a CPU, with tapes; returns a function that sets the clock."""
     not_on_cpu = property(lambda self: False, lambda self, value: None)
     monkeypatch.setattr(AcceleratedModel, "_on_cpu", not_on_cpu, raising=False)
     monkeypatch.setattr(speed_module, "CudaGraphs", lambda device: tape)
@@ -157,7 +157,7 @@ def test_a_resumed_run_is_bit_identical_whatever_it_would_measure(tmp_path, like
     def train(name, until):
         with seeded("init", 0):
             model = build_model("base", LR, in_channels=1, classes=10)
-        training = Training(model, settings, Speed(cuda_graphs=True, fused_optimizer=True))
+        training = Training(model, settings, Runtime(cuda_graphs=True, fused_optimizer=True))
         checkpoints, ticks = Checkpoints(tmp_path / name), itertools.count()
         state = checkpoints.load_last()
         if state is not None:
@@ -188,7 +188,7 @@ def test_a_resumed_run_is_bit_identical_whatever_it_would_measure(tmp_path, like
 
 def test_cudnn_measures_its_algorithms_only_within_a_run_and_only_if_asked():
     for asked in (True, False):
-        model = AcceleratedModel(nn.Conv2d(1, 1, 1), Speed(cudnn_benchmark=asked))
+        model = AcceleratedModel(nn.Conv2d(1, 1, 1), Runtime(cudnn_benchmark=asked))
         with model.rewritten():
             assert torch.backends.cudnn.benchmark is asked
         assert not torch.backends.cudnn.benchmark
@@ -197,15 +197,15 @@ def test_cudnn_measures_its_algorithms_only_within_a_run_and_only_if_asked():
 def test_cublas_is_made_deterministic_before_anything_is_computed(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is restored
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    AcceleratedModel(nn.Conv2d(1, 1, 1), Speed())
+    AcceleratedModel(nn.Conv2d(1, 1, 1), Runtime())
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    AcceleratedModel(nn.Conv2d(1, 1, 1), Speed(deterministic=True))
+    AcceleratedModel(nn.Conv2d(1, 1, 1), Runtime(deterministic=True))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_deterministic_algorithms_are_asked_of_torch_only_within_a_run():
     for asked in (True, False):
-        model = AcceleratedModel(nn.Conv2d(1, 1, 1), Speed(deterministic=asked))
+        model = AcceleratedModel(nn.Conv2d(1, 1, 1), Runtime(deterministic=asked))
         with model.rewritten():
             assert torch.are_deterministic_algorithms_enabled() is asked
             assert torch.utils.deterministic.fill_uninitialized_memory is not asked

@@ -9,12 +9,12 @@ from torch import nn
 
 from linearconv import LinearConv2d
 from linearconv.engine.fast.memory import row_major_images, unsafe_channels_last
-from linearconv.engine.fast.speed import AcceleratedModel, Speed
+from linearconv.engine.fast.runtime import AcceleratedModel, Runtime
 from linearconv.engine.optimizer import build_optimizer
 from linearconv.engine.step import TrainStep
 from models import Variant, build_model, model_names
 
-CHANNELS_LAST = Speed(channels_last=True)
+CHANNELS_LAST = Runtime(channels_last=True)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_products_which_are_channels_last_stay_out_of_such_a_network():
     )
     seen = []
     model[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    speed = Speed(channels_last=True, small_image_products=True)
+    speed = Runtime(channels_last=True, small_image_products=True)
     with AcceleratedModel(model, speed).rewritten(), torch.no_grad():
         model(torch.randn(2, 512, 4, 4))
     assert not is_channels_last(seen[0])

@@ -8,7 +8,7 @@ from torch import nn
 
 from configs import compose, identify
 from linearconv import LinearConv2d
-from linearconv.engine.fast.speed import Speed
+from linearconv.engine.fast.runtime import Runtime
 from linearconv.engine.loop import Training, TrainSettings
 from linearconv.engine.optimizer import OptimizerSettings, build_optimizer
 from linearconv.engine.step import EagerSteps, TrainStep, evaluate
@@ -76,7 +76,7 @@ def test_weight_decay_spares_the_coefficients_alone():
         torch.testing.assert_close(parameter.detach(), kept * before[name])
 
 
-@pytest.mark.parametrize("speed", [Speed(), Speed(channels_last=True, fused_optimizer=True)])
+@pytest.mark.parametrize("speed", [Runtime(), Runtime(channels_last=True, fused_optimizer=True)])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_resumed_run_repeats_the_bits(speed, momentum):
     optimizer = OptimizerSettings("sgd", momentum=momentum, weight_decay=0.1)

@@ -1,1 +1,1 @@
-"""Faster ways to compute the same numbers; the training loop uses them only through `speed`."""
+"""Faster ways to compute the same numbers; the training loop uses them only through `runtime`."""

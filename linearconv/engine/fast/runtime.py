@@ -34,7 +34,7 @@ FOLDING_ROUNDING = 0.05
 
 
 @dataclass
-class Speed:
+class Runtime:
     """How training is computed; no switch changes results beyond rounding.
 
     `configs/runtime/fast.yaml` documents the effect of each on results; all are off by default.
@@ -68,50 +68,50 @@ class Speed:
 
 
 class AcceleratedModel:
-    """A model that is trained and evaluated as a `Speed` specifies.
+    """A model that is trained and evaluated as a `Runtime` specifies.
 
     Args:
         model: on its device; its memory format may be changed in place.
-        speed: the switches.
+        runtime: the switches.
 
     Attributes:
         model: the model.
     """
 
-    def __init__(self, model: nn.Module, speed: Speed) -> None:
-        self.model, self._speed, self._folding_checked = model, speed, False
+    def __init__(self, model: nn.Module, runtime: Runtime) -> None:
+        self.model, self._runtime, self._folding_checked = model, runtime, False
         self._on_cpu = next(model.parameters()).device.type == "cpu"
-        if speed.deterministic:
+        if runtime.deterministic:
             # cuBLAS reads it when it is used first, and torch refuses to go on without it.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        if speed.keep_memory and self._on_cpu:
+        if runtime.keep_memory and self._on_cpu:
             keep_freed_memory()  # for the whole process, from now on
         self._row_major = unsafe_channels_last(model) if self._on_cpu else []
-        if self._row_major and speed.channels_last:
+        if self._row_major and runtime.channels_last:
             log.warning(
                 "channels_last is off for this network: on a CPU it gives wrong gradients for 1x1 "
                 "convolutions with a stride and few input channels (oneDNN issue 6035): %s",
                 ", ".join(self._row_major),
             )
-        elif speed.channels_last:
+        elif runtime.channels_last:
             model.to(memory_format=torch.channels_last)
 
     @contextmanager
     def rewritten(self) -> Iterator[None]:
-        """Temporarily compute the model as `speed` specifies."""
+        """Temporarily compute the model as `runtime` specifies."""
         with ExitStack() as rewrites:
-            if self._speed.cudnn_benchmark:
+            if self._runtime.cudnn_benchmark:
                 rewrites.enter_context(_cudnn_benchmark())
-            if self._speed.deterministic:
+            if self._runtime.deterministic:
                 rewrites.enter_context(_deterministic_algorithms())
             if self._row_major:
                 rewrites.enter_context(row_major_images(self.model))
-            if self._speed.count_per_epoch:
+            if self._runtime.count_per_epoch:
                 rewrites.enter_context(batches_uncounted(self.model))
-            if self._speed.pool_before_relu:
+            if self._runtime.pool_before_relu:
                 rewrites.enter_context(pooling_before_relu(self.model))
             # Their outputs are in channels_last.
-            if self._speed.small_image_products and not self._row_major:
+            if self._runtime.small_image_products and not self._row_major:
                 rewrites.enter_context(small_image_products(self.model))
             yield
 
@@ -129,7 +129,7 @@ class AcceleratedModel:
             execution: the measured execution in the notes of the run's earlier starts, if any.
         """
         self.model.train()  # a captured step stays in the mode in which it was captured
-        if self._speed.cuda_graphs and not self._on_cpu:
+        if self._runtime.cuda_graphs and not self._on_cpu:
             device = step.sums.device
             steps, notes = captured_steps(
                 step, batches, lambda: CudaGraphs(device), execution=execution
@@ -144,13 +144,13 @@ class AcceleratedModel:
 
     def epoch_trained(self, steps: int) -> None:
         """Make up for what the rewritten model leaves out in steps; call it after each epoch."""
-        if self._speed.count_per_epoch:
+        if self._runtime.count_per_epoch:
             count_batches(self.model, steps)
 
     def evaluated(self) -> Callable[[Tensor], Tensor]:
         """The network in evaluation mode with its current weights; valid until they change."""
         self.model.eval()
-        if not self._speed.fold_batch_norms or self._folded is None:
+        if not self._runtime.fold_batch_norms or self._folded is None:
             return self.model
         self._folded.refresh()
         return self._folded if self._folding_checked else self._checked_folded
