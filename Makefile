@@ -71,8 +71,8 @@ certify: setup  ## on a machine with a GPU: the CUDA tests, then each speed bar 
 	@$(RUN) scripts/benchmark.py certify
 
 .PHONY: tables
-tables: setup  ## regenerate tables, claims, figures, learning rates and studies from the records
-	@$(RUN) scripts/report.py --strict tables figures claims learning_rates studies
+tables: setup  ## regenerate tables, claims, figures and studies from the records
+	@$(RUN) scripts/report.py --strict tables figures claims studies
 
 .PHONY: report
 report: setup  ## the same, and one page with all results: results/report.html

@@ -4,7 +4,6 @@
     python scripts/report.py tables           # results/tables/: table{2,3,4,5}.*, costs.md
     python scripts/report.py figures          # results/figures/: *.svg (--pdf), their data in data/
     python scripts/report.py claims           # results/claims.{md,csv}, of other recipes claims/
-    python scripts/report.py learning_rates   # results/learning_rates/: README.md, choices.csv
     python scripts/report.py studies          # results/studies.{md,csv}
     python scripts/report.py page             # results/report.html: everything on one page
     python scripts/report.py tables --recipe short --metric last
@@ -32,7 +31,7 @@ from pathlib import Path
 from configs.cli import FAILED, MISTAKE
 from linearconv.engine.files import CHECKOUT, atomic_write
 from linearconv.errors import UserError
-from scripts.evidence import claims_text, costs, formats, learning_rates, page, studies
+from scripts.evidence import claims_text, costs, formats, page, studies
 from scripts.evidence.claims_text import Verdicts, judged
 from scripts.evidence.conversion import conversion_blocks
 from scripts.evidence.figures import all_figures
@@ -151,21 +150,6 @@ def write_claims(report: Report) -> None:
     print(f"{report.folder}/claims.md, and of other recipes claims/*.md")
 
 
-def write_learning_rates(report: Report) -> None:
-    """The page on learning rates; prints the command that trains what is missing."""
-    folder = report.folder / "learning_rates"
-    runs = (folder / "runs").is_dir()
-    found = learning_rates.choices(report.read(folder) if runs else [])
-    write(folder / "README.md", learning_rates.markdown(found))
-    write(folder / "choices.csv", formats.lines_csv(learning_rates.choice_lines(found)))
-    learning_rates.curves_figure(found).write(folder, pdf=report.pdf)
-    for choice in found:
-        print(f"{choice.model}: {choice.verdict}")
-    missing = [choice.model for choice in found if choice.missing]
-    if missing:
-        print(f"to train what is missing: {learning_rates.command(missing)}")
-
-
 def write_studies(report: Report) -> None:
     """The studies' page; prints the commands that train what is missing."""
     write(report.folder / "studies.md", studies.markdown(report.studies))
@@ -195,7 +179,6 @@ PARTS = {
     "tables": write_tables,
     "figures": write_figures,
     "claims": write_claims,
-    "learning_rates": write_learning_rates,
     "studies": write_studies,
     "page": write_page,
 }

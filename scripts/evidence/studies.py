@@ -18,7 +18,10 @@ from scripts.evidence.results import METRICS, Record, records_of, test_accuracy,
 from scripts.evidence.statistics import Noise, difference, pooled_noise
 from scripts.evidence.text import Grid, mean_text
 
-SETTING = ("model=base", "dataset=cifar10")
+SETTING = "model=base dataset=cifar10"
+"""Of studies that name no other."""
+VALIDATION = "val_acc_last"
+"""The metric of studies whose choice must not be made on test images."""
 SEEDS = (0, 1, 2)
 """What `Arm.command` trains; all seeds that there are count."""
 
@@ -30,7 +33,7 @@ class Arm:
     Attributes:
         name: in short.
         recipe: that it is trained with.
-        run: the other overrides for train.py, but for the setting.
+        run: the other overrides for train.py, with those of the study's setting.
         against: name of the arm that it is compared with; empty for none.
     """
 
@@ -42,7 +45,7 @@ class Arm:
     @property
     def overrides(self) -> tuple[str, ...]:
         """For train.py, without the seed."""
-        return (*SETTING, f"recipe={self.recipe}", *self.run)
+        return (f"recipe={self.recipe}", *self.run)
 
     @property
     def command(self) -> str:
@@ -61,12 +64,21 @@ class Study:
         question: why it is asked.
         recipe: that the arms are trained with, if they name no other.
         arms: what is trained.
+        setting: overrides of all arms.
+        metric: what is compared: settled, or `VALIDATION`.
     """
 
     name: str
     question: str
     recipe: str
     arms: list[Arm]
+    setting: str = SETTING
+    metric: str = METRICS[0]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The accuracies that are shown."""
+        return (VALIDATION,) if self.metric == VALIDATION else METRICS
 
 
 def read_studies() -> list[Study]:
@@ -86,9 +98,18 @@ def read_studies() -> list[Study]:
 
 
 def _study(
-    *, name: str, question: str, arms: list[dict[str, str]], recipe: str = "medium"
+    *,
+    name: str,
+    question: str,
+    arms: list[dict[str, str]],
+    recipe: str = "medium",
+    setting: str = SETTING,
+    metric: str = METRICS[0],
 ) -> Study:
-    found = [_arm(**{"recipe": recipe} | arm) for arm in arms]
+    if metric not in (METRICS[0], VALIDATION):
+        known = f"expected {METRICS[0]} or {VALIDATION}"
+        raise UserError(f"configs/studies.yaml: {name}: metric {metric!r}; {known}")
+    found = [_arm(**{"recipe": recipe, "setting": setting} | arm) for arm in arms]
     names = {arm.name for arm in found}
     for arm in found:
         for word in arm.run:
@@ -102,11 +123,11 @@ def _study(
                 f"configs/studies.yaml: {name}: {arm.name} is against {arm.against!r}; expected "
                 f"one of {', '.join(sorted(names))}"
             )
-    return Study(name, question, recipe, found)
+    return Study(name, question, recipe, found, setting, metric)
 
 
-def _arm(*, name: str, recipe: str, run: str, against: str = "") -> Arm:
-    return Arm(name, recipe, tuple(run.split()), against)
+def _arm(*, name: str, recipe: str, setting: str, run: str, against: str = "") -> Arm:
+    return Arm(name, recipe, (*setting.split(), *run.split()), against)
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,10 @@ class Outcome:
 
     def accuracies(self, arm: str, metric: str) -> list[float]:
         """One for each seed, in percent."""
-        return [test_accuracy(record, metric) for record in self.runs[arm]]
+        runs = self.runs[arm]
+        if metric == VALIDATION:
+            return [record[VALIDATION] for record in runs]
+        return [test_accuracy(record, metric) for record in runs]
 
     @property
     def missing(self) -> list[str]:
@@ -142,10 +166,11 @@ def outcomes(studies: Sequence[Study], records: Sequence[Record]) -> list[Outcom
 
 
 def noise_of(found: Sequence[Outcome], recipe: str, metric: str) -> Noise | None:
-    """That of one run: one for all networks of the studies with a recipe."""
+    """That of one run: one for all networks of the studies with a recipe and metric."""
     groups = {
         arm.overrides: outcome.accuracies(arm.name, metric)
         for outcome in found
+        if outcome.study.metric == metric
         for arm in outcome.study.arms
         if arm.recipe == recipe
     }
@@ -157,22 +182,24 @@ def study_grid(outcome: Outcome, noises: Mapping[str, Noise | None]) -> Grid:
 
     Args:
         outcome: the study.
-        noises: of the settled accuracy, by recipe.
+        noises: of the study's metric, by recipe.
     """
-    header = ["Network", "Parameters", *(f"{metric} (%)" for metric in METRICS)]
-    header += ["Difference of the settled accuracy (points)"]
+    study = outcome.study
+    header = ["Network", "Parameters", *(f"{metric} (%)" for metric in study.metrics)]
+    header += [f"Difference of {study.metric} (points)"]
     body = []
-    for arm in outcome.study.arms:
+    for arm in study.arms:
         runs = outcome.runs[arm.name]
         row = [arm.name, f"{runs[0]['params']:,}" if runs else ""]
-        row += [mean_text(outcome.accuracies(arm.name, metric)) for metric in METRICS]
+        row += [mean_text(outcome.accuracies(arm.name, metric)) for metric in study.metrics]
         apart = arm.against and _difference(outcome, arm, noises[arm.recipe])
         body.append([*row, apart and f"from {arm.against}: {apart}"])
     return Grid(header, body)
 
 
 def _difference(outcome: Outcome, arm: Arm, noise: Noise | None) -> str:
-    ours, theirs = (outcome.accuracies(name, METRICS[0]) for name in (arm.name, arm.against))
+    metric = outcome.study.metric
+    ours, theirs = (outcome.accuracies(name, metric) for name in (arm.name, arm.against))
     (against,) = (other for other in outcome.study.arms if other.name == arm.against)
     if against.recipe != arm.recipe:  # unequal variances, so each side's own counts
         known = min(len(ours), len(theirs)) > 1
@@ -189,6 +216,7 @@ def run_lines(found: Sequence[Outcome]) -> list[dict[str, Any]]:
             "recipe": arm.recipe,
             "seed": record["science"]["seed"],
             **{metric: f"{test_accuracy(record, metric):.4f}" for metric in METRICS},
+            VALIDATION: record.get(VALIDATION, ""),
             "run_id": record["run_id"],
             **trained_on(record),
         }
@@ -208,8 +236,8 @@ def markdown(found: Sequence[Outcome]) -> str:
     parts = [
         "# Studies",
         "",
-        f"Questions that the paper's tables do not answer: `{' '.join(SETTING)}`. Differences are "
-        "of the settled accuracy (the mean of the last fifth of the epochs), in points, with the "
+        "Questions that the paper's tables do not answer. Differences are of the settled accuracy "
+        "(the mean of the last fifth of the epochs), if nothing else is said, in points, with the "
         "95 % interval that the spread of all networks with the same recipe over their seeds gives "
         "(between two recipes: Welch's, of the two networks alone); with fewer than "
         f"{ENOUGH} seeds on a side they decide nothing. Each run, with device and version, is in "
@@ -219,10 +247,10 @@ def markdown(found: Sequence[Outcome]) -> str:
     for outcome in found:
         study = outcome.study
         used = dict.fromkeys(arm.recipe for arm in study.arms)
-        noises = {recipe: noise_of(found, recipe, "settled") for recipe in used}
+        noises = {recipe: noise_of(found, recipe, study.metric) for recipe in used}
         noise = noises.get(study.recipe)
         parts += [f"## {study.name[0].upper()}{study.name[1:]}", "", study.question, ""]
-        said = f"`recipe={study.recipe}`, {epochs_of(study.recipe)} epochs."
+        said = f"`{study.setting} recipe={study.recipe}`, {epochs_of(study.recipe)} epochs."
         if not any(outcome.runs.values()):
             parts += [f"{said} Not run yet.", ""]
             continue

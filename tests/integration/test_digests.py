@@ -91,5 +91,5 @@ def test_a_records_digest_is_that_of_its_canonical_json(tmp_path):
 
 
 def test_the_committed_records_are_sealed():
-    paths = [*RESULTS.glob("runs/*.json"), *RESULTS.glob("learning_rates/runs/*.json")]
+    paths = [*RESULTS.glob("runs/*.json"), *RESULTS.glob("studies/runs/*.json")]
     assert paths and all("sha256" in read_record(path) for path in paths)

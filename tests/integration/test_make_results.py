@@ -249,7 +249,6 @@ def test_damaged_records_are_named_and_left_out(tmp_path, script):
         ("tables", "tables/table3.csv"),
         ("figures", "figures/figure3-accuracy.svg"),
         ("claims", "claims.csv"),
-        ("learning_rates", "learning_rates/choices.csv"),
         ("studies", "studies.md"),
         ("page", "report.html"),
     ],

@@ -16,6 +16,7 @@ from scripts.evidence import studies
 from scripts.evidence.statistics import Noise, difference, pooled_noise
 from scripts.evidence.studies import (
     SETTING,
+    VALIDATION,
     Arm,
     Study,
     noise_of,
@@ -25,8 +26,9 @@ from scripts.evidence.studies import (
 )
 from tests.records import make_record, save_record
 
-PLAIN = Arm("L", "short", ("variant=L",))
-WIDE = Arm("half", "short", ("variant=L", "variant.widths=x0.5"), "L")
+BASE = SETTING.split()
+PLAIN = Arm("L", "short", (*BASE, "variant=L"))
+WIDE = Arm("half", "short", (*BASE, "variant=L", "variant.widths=x0.5"), "L")
 STUDY = Study("widths", "?", "short", [PLAIN, WIDE])
 
 
@@ -61,7 +63,7 @@ def test_runs_with_anything_else_do_not_count(more):
 
 def test_the_noise_is_that_of_all_networks_with_the_recipe():
     """A network in two studies counts once, one of another recipe does not."""
-    other = Arm("r", "medium", ("variant=r",))
+    other = Arm("r", "medium", (*BASE, "variant=r"))
     records = [record(arm, 85 + seed, seed) for arm in (PLAIN, WIDE, other) for seed in (0, 1)]
     found = outcomes([STUDY, STUDY, Study("x", "?", "medium", [other])], records)
     assert noise_of(found, "short", "settled").freedom == 2
@@ -71,7 +73,7 @@ def test_the_noise_is_that_of_all_networks_with_the_recipe():
 def test_an_arm_may_have_a_recipe_of_its_own_and_a_trained_network_to_start_from():
     """Records that start elsewhere are not its; two recipes have each their own noise."""
     weights = "results/weights/cifar10-base-Conv-s0-2b22fbec.safetensors"
-    start = Arm("start", "finetune", ("variant=L", f"baseline_checkpoint={weights}"), "L")
+    start = Arm("start", "finetune", (*BASE, "variant=L", f"baseline_checkpoint={weights}"), "L")
     study = Study("mine", "?", "finetune", [start, PLAIN])
     records = [record(PLAIN, 85.0 + seed, seed) for seed in (0, 1)]
     for seed in (0, 1):
@@ -107,7 +109,7 @@ def test_every_arm_can_be_trained_and_is_another_network():
 )
 def test_the_filters_at_the_start_are_as_the_question_says(variant, stated):
     (study,) = (study for study in read_studies() if study.name == "initialisation")
-    identity = identify(compose([*SETTING, f"variant={variant}"]))
+    identity = identify(compose([*BASE, f"variant={variant}"]))
     ratios = []
     for seed in range(3):
         with seeded("init", seed):
@@ -140,6 +142,7 @@ def test_the_page_names_what_is_missing(tmp_path, monkeypatch, capsys):
     [
         ("{name: mine, question: q, variant: L}", "variant"),
         ("{name: mine, arms: []}", "question"),
+        ("{name: mine, question: q, arms: [], metric: best}", "metric 'best'; expected settled"),
         ("{name: mine, question: q, arms: [{name: a, runs: variant=L}]}", "runs"),
         (
             "{name: mine, question: q, arms: [{name: a, run: baseline_checkpoint=x.pt}]}",
@@ -156,3 +159,20 @@ def test_a_mistake_in_a_study_is_named(monkeypatch, tmp_path, study, words):
     monkeypatch.setattr(studies, "CONFIG_DIR", tmp_path)
     with pytest.raises(UserError, match=rf"configs/studies\.yaml: mine: .*{words}"):
         read_studies()
+
+
+def test_a_study_may_be_decided_on_validation_images():
+    """Its test accuracies are not shown, and have no part in the noise of the others."""
+    arms = [
+        Arm(rate, "short", (*BASE, "variant=Conv", "recipe.val_fraction=0.1", f"recipe.lr={rate}"))
+        for rate in ("1e-3", "1e-4")
+    ]
+    study = Study("rates", "?", "short", arms, metric=VALIDATION)
+    records = [record(arm, 50.0) | {VALIDATION: 80.0 + i} for i, arm in enumerate(arms)]
+    records += [record(PLAIN, 85.0 + seed, seed) for seed in (0, 1)]
+    found = outcomes([study, STUDY], records)
+    grid = study_grid(found[0], {"short": None})
+    assert grid.header[2:] == [f"{VALIDATION} (%)", f"Difference of {VALIDATION} (points)"]
+    assert [row[2] for row in grid.body] == ["80.00 (n=1)", "81.00 (n=1)"]
+    assert noise_of(found, "short", "settled").freedom == 1
+    assert noise_of(found, "short", VALIDATION) is None
