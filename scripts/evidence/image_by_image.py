@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest
@@ -23,102 +21,56 @@ NOTE = (
     "those of the last epoch: the best ones were selected on these very images. p is not corrected "
     "for the number of rows."
 )
+HEADER = ["Network", "Baseline", "Dataset", "Seed", "Test images", "Only the network right"]
+HEADER += ["Only the baseline right", "Difference (points)", "Its standard error"]
+HEADER.append("p (McNemar, exact)")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A network and its baseline, trained with the same seed, on the same test images.
-
-    Attributes:
-        name: of the network.
-        baseline: name of the baseline.
-        dataset: the dataset's name in print.
-        seed: of both runs.
-        images: number of test images.
-        only_network: number of images that only the network classifies correctly.
-        only_baseline: number of images that only the baseline classifies correctly.
-    """
-
-    name: str
-    baseline: str
-    dataset: str
-    seed: int
-    images: int
-    only_network: int
-    only_baseline: int
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided p value of McNemar's test in its exact, binomial form; 1 if none differs."""
-        differing = self.only_network + self.only_baseline
-        return float(binomtest(self.only_network, differing).pvalue) if differing else 1.0
-
-    @property
-    def error(self) -> float:
-        """Standard error of `points`."""
-        differing = self.only_network + self.only_baseline
-        return math.sqrt((differing / self.images - (self.points / 100) ** 2) / self.images) * 100
-
-    @property
-    def points(self) -> float:
-        """Difference between the accuracies, in points."""
-        return 100 * (self.only_network - self.only_baseline) / self.images
-
-
-def comparisons(results: Results) -> Iterator[Comparison]:
-    """Every network of the tables with its baseline, for each seed that both kept images of.
-
-    Args:
-        results: the records of one recipe.
+def comparisons_grid(results: Results) -> Grid:
+    """A row for each network of the tables and its baseline, with a seed that both have run.
 
     Raises:
         UserError: damaged artifacts.
     """
-    done = set()
-    for row in paper_rows():
-        for dataset in row.accuracies if row.baseline else ():
-            cell, baseline = row.cell(dataset), Cell(row.baseline, "Conv", dataset)
-            if cell in done:
+    body = []
+    rows = {
+        row.cell(dataset): row for row in paper_rows() if row.baseline for dataset in row.accuracies
+    }
+    for cell, row in rows.items():
+        plain = results.records(Cell(row.baseline, "Conv", cell.dataset))
+        alpha = "" if cell.alpha is None else f", alpha {cell.alpha:g}"
+        for seed, record in results.records(cell).items():
+            if seed not in plain:
                 continue
-            done.add(cell)
-            plain = results.records(baseline)
-            for seed, record in results.records(cell).items():
-                if seed not in plain:
-                    continue
-                ours = if_readable(read_correct, results.folder, record["run_id"], "last")
-                theirs = if_readable(read_correct, results.folder, plain[seed]["run_id"], "last")
-                if ours is None or theirs is None:
-                    continue
-                alpha = "" if cell.alpha is None else f", alpha {cell.alpha:g}"
-                yield Comparison(
-                    name=row.name + alpha,
-                    baseline=MODELS[row.baseline],
-                    dataset=DATASETS[dataset],
-                    seed=seed,
-                    images=len(ours),
-                    only_network=int(np.count_nonzero(ours & ~theirs)),
-                    only_baseline=int(np.count_nonzero(theirs & ~ours)),
-                )
+            ours, theirs = (
+                if_readable(read_correct, results.folder, each["run_id"], "last")
+                for each in (record, plain[seed])
+            )
+            if ours is None or theirs is None:
+                continue
+            body.append(
+                [row.name + alpha, MODELS[row.baseline], DATASETS[cell.dataset], str(seed)]
+                + mcnemar(ours, theirs)
+            )
+    return Grid(HEADER, body)
 
 
-def comparisons_grid(results: Results) -> Grid:
-    """A row for each comparison; no rows if no two runs can be compared."""
-    header = ["Network", "Baseline", "Dataset", "Seed", "Test images", "Only the network right"]
-    header += ["Only the baseline right", "Difference (points)", "Its standard error"]
-    header.append("p (McNemar, exact)")
-    body = [
-        [
-            found.name,
-            found.baseline,
-            found.dataset,
-            str(found.seed),
-            f"{found.images:,}",
-            str(found.only_network),
-            str(found.only_baseline),
-            f"{found.points:+.2f}",
-            f"{found.error:.2f}",
-            f"{found.p_value:.2g}",
-        ]
-        for found in comparisons(results)
+def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> list[str]:
+    """The numbers of `HEADER` from the number of images on.
+
+    Args:
+        ours: (N,) bool, which images the network classifies correctly.
+        theirs: the same of its baseline.
+    """
+    images, first, second = len(ours), int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    differing, apart = first + second, (first - second) / images
+    error = math.sqrt((differing / images - apart**2) / images)
+    p_value = binomtest(first, differing).pvalue if differing else 1.0
+    return [
+        f"{images:,}",
+        str(first),
+        str(second),
+        f"{100 * apart:+.2f}",
+        f"{100 * error:.2f}",
+        f"{p_value:.2g}",
     ]
-    return Grid(header, body)

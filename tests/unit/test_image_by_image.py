@@ -1,11 +1,10 @@
 """McNemar's test on the images that runs got right."""
 
 import numpy as np
-import pytest
 from scipy.stats import binom
 
 from configs.experiments import Cell
-from scripts.evidence.image_by_image import Comparison, comparisons, comparisons_grid
+from scripts.evidence.image_by_image import comparisons_grid, mcnemar
 from scripts.evidence.results import Results
 from tests.records import add_artifacts, add_runs
 
@@ -25,14 +24,11 @@ def test_networks_are_compared_with_their_baseline_seed_by_seed(tmp_path):
         add_artifacts(tmp_path, record, correct={"best": everything, "last": kept})
     add_artifacts(tmp_path, lrr[0], correct={"best": everything, "last": bits(0, 1, 8)})
     add_artifacts(tmp_path, lrr[1])  # of a run that kept none
-    (found,) = comparisons(Results(tmp_path, "paper"))
-    assert (found.name, found.baseline, found.seed) == ("Base-LRr", "Base", 0)
-    assert (found.images, found.only_network, found.only_baseline) == (20, 1, 6)
-    assert found.points == pytest.approx(-25)
-    assert found.p_value == pytest.approx(2 * binom.cdf(1, 7, 0.5))
     (row,) = comparisons_grid(Results(tmp_path, "paper")).body
-    assert row[-3:] == ["-25.00", "11.99", "0.12"]  # sqrt((7 / 20 - 0.25**2) / 20)
+    assert row[:4] == ["Base-LRr", "Base", "CIFAR-10", "0"]
+    assert row[4:9] == ["20", "1", "6", "-25.00", "11.99"]  # sqrt((7 / 20 - 0.25**2) / 20)
+    assert row[9] == f"{2 * binom.cdf(1, 7, 0.5):.2g}"
 
 
 def test_equal_networks_do_not_differ():
-    assert Comparison("a", "b", "c", 0, 10, 0, 0).p_value == 1.0
+    assert mcnemar(bits(1), bits(1)) == ["20", "0", "0", "+0.00", "0.00", "1"]
