@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from configs import compose
+from data import DatasetFile
 from data.official import pack
 from data.packed import read_file
 from linearconv.engine.artifacts import artifacts_path
@@ -63,7 +64,8 @@ def as_arrays(path: Path, evil: Path) -> None:
 
 def baseline(path: Path):
     overrides = ["model=vgg11_basis", "variant=Conv", "dataset=digits"]
-    return read_baseline(compose([*overrides, f"baseline_checkpoint={path}"]))
+    config = compose([*overrides, f"baseline_checkpoint={path}"])
+    return read_baseline(config, DatasetFile(config.dataset, path.parent))
 
 
 WRITERS = {writer.__name__: writer for writer in (as_pickle, as_torch, as_zip, as_arrays)}

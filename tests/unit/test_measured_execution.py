@@ -12,7 +12,7 @@ from configs import dataset_config
 from data import DATA, load_dataset
 from linearconv import LinearConv2d, set_execution
 from linearconv.engine.checkpoint import Checkpoints
-from linearconv.engine.fast import speed as speed_module
+from linearconv.engine.fast import runtime as runtime_module
 from linearconv.engine.fast.capture import CapturedSteps
 from linearconv.engine.fast.execution import captured_steps
 from linearconv.engine.fast.runtime import AcceleratedModel, Runtime
@@ -134,10 +134,10 @@ def like_cuda(monkeypatch):
     """`Runtime(cuda_graphs=True)` on a CPU, with tapes; returns a function that sets the clock."""
     not_on_cpu = property(lambda self: False, lambda self, value: None)
     monkeypatch.setattr(AcceleratedModel, "_on_cpu", not_on_cpu, raising=False)
-    monkeypatch.setattr(speed_module, "CudaGraphs", lambda device: tape)
+    monkeypatch.setattr(runtime_module, "CudaGraphs", lambda device: tape)
 
     def set_clock(clock):
-        monkeypatch.setattr(speed_module, "captured_steps", partial(captured_steps, clock=clock))
+        monkeypatch.setattr(runtime_module, "captured_steps", partial(captured_steps, clock=clock))
 
     return set_clock
 
