@@ -222,6 +222,11 @@ def test_last_epochs_and_other_recipes(tmp_path, script):
     assert "the last epoch's test accuracy" in text
     assert r"| Base | 87.2 \| 86.50 ± 0.71 (n=2) \| -0.70 |" in text
     before = read(tmp_path / "tables")
+    settled = ("--results-dir", tmp_path / "again", "--metric", "settled", "--recipe", "paper")
+    add_everything(tmp_path / "again")
+    assert script("report", "tables", "figures", "page", *settled).code == 0
+    text = (tmp_path / "again/tables/table3.md").read_text()
+    assert "the mean test accuracy of the last fifth of the epochs" in text
     assert script("report", "tables", "--results-dir", tmp_path, "--recipe", "short").code == 0
     assert {k: v for k, v in read(tmp_path / "tables").items() if "short" not in k} == before
     text = (tmp_path / "tables/short/table4.md").read_text()
